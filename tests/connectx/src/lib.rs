@@ -1,3 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
 //! A software ConnectX.
+//!
+//! [`Device`] is the adapter: a state machine without threads, clocks or I/O. Whoever
+//! owns it forwards accesses to BAR 0 ([`Device::mmio_read`], [`Device::mmio_write`])
+//! and lets it work ([`Device::step`]); it reaches the guest's memory through
+//! [`GuestMemory`] and its interrupts through [`Interrupts`]. [`server`] is one such
+//! owner: a vfio-user server that QEMU attaches to.
+//!
+//! What is modelled is what Linux's `mlx5_core`, `mlx5_ib` and rdma-core's libmlx5 ask
+//! of an InfiniBand ConnectX-7 function with On-Demand Paging. Anything else they could
+//! ask for is refused with the firmware's error status and one line in the journal.
+
+#![forbid(unsafe_code)]
+
+pub mod buffer;
+pub mod caps;
+pub mod command;
+pub mod completion;
+pub mod counters;
+pub mod device;
+pub mod event;
+pub mod fault;
+pub mod guest;
+pub mod ids;
+pub mod ifc;
+pub mod init_segment;
+pub mod journal;
+pub mod knobs;
+pub mod mkey;
+pub mod qp;
+pub mod srq;
+pub mod transport;
+pub mod uar;
+pub mod umr;
+pub mod wqe;
+
+pub use command::{CmdError, CmdStatus};
+pub use completion::Cqe;
+pub use counters::Counters;
+pub use device::{Device, Interrupts};
+pub use event::Eqe;
+pub use guest::{DmaError, GuestMemory, MappedMemory};
+pub use ids::{Cqn, Eqn, Iova, Qpn, Srqn};
+pub use journal::Journal;
+pub use knobs::{Knobs, Scheme};

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The command queue: slots, mailboxes, dispatch and completion (connectx.md section 2;
+//! `mlx5_core/cmd.c`).
+
+pub mod domain;
+pub mod mkey;
+pub mod pagefault;
+pub mod qp;
+
+use std::fmt;
+
+use crate::device::{Device, Work};
+use crate::event::{event_type, Eqe};
+use crate::guest::DmaError;
+use crate::ids::Iova;
+use crate::knobs::spend;
+
+/// The queue has `2^LOG_SLOTS` slots.
+pub const LOG_SLOTS: u8 = 5;
+/// A slot has `2^LOG_STRIDE` bytes.
+pub const LOG_STRIDE: u8 = 6;
+
+/// Longest input or output in bytes: page lists of the largest queues fit.
+const MAX_LEN: usize = 4 << 20;
+
+/// Status of a command, byte 0 of its output (`enum` in `include/linux/mlx5/device.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum CmdStatus {
+    /// Done.
+    Ok = 0x00,
+    /// The device failed.
+    InternalErr = 0x01,
+    /// No such command, or not with this modifier.
+    BadOp = 0x02,
+    /// A parameter out of its range.
+    BadParam = 0x03,
+    /// Not in this state of the function.
+    BadSysState = 0x04,
+    /// No such object.
+    BadRes = 0x05,
+    /// Something else still uses the object.
+    ResBusy = 0x06,
+    /// A limit is reached.
+    ExceedLim = 0x08,
+    /// Not in this state of the object.
+    BadResState = 0x09,
+    /// An index out of its range.
+    BadIndex = 0x0a,
+    /// No more objects of this kind.
+    NoResources = 0x0f,
+    /// Not in this state of the QP.
+    BadQpState = 0x10,
+    /// The input is too short.
+    BadInputLen = 0x50,
+    /// The output is too short.
+    BadOutputLen = 0x51,
+}
+
+/// How a command failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CmdError {
+    /// Its status.
+    pub status: CmdStatus,
+    /// Vendor's detail, which drivers print.
+    pub syndrome: u32,
+}
+
+impl CmdError {
+    /// A failure without detail.
+    #[must_use]
+    pub const fn new(status: CmdStatus) -> Self {
+        Self {
+            status,
+            syndrome: 0,
+        }
+    }
+}
+
+impl fmt::Display for CmdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, syndrome {:#x}", self.status, self.syndrome)
+    }
+}
+
+impl std::error::Error for CmdError {}
+
+impl From<CmdStatus> for CmdError {
+    fn from(status: CmdStatus) -> Self {
+        Self::new(status)
+    }
+}
+
+/// What a command returns.
+pub type CmdResult = Result<(), CmdError>;
+
+/// Executes a command. Input and output have at least the lengths of its [`Command`];
+/// the output is zero before.
+pub type Handler = fn(&mut Device, &[u8], &mut [u8]) -> CmdResult;
+
+/// One entry of the table of commands.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Its opcode.
+    pub opcode: u16,
+    /// Its name in `mlx5_ifc.h`, without `MLX5_CMD_OP_`.
+    pub name: &'static str,
+    /// Bytes of input it needs at least.
+    pub input: usize,
+    /// Bytes of output it needs at least.
+    pub output: usize,
+    /// What it does.
+    pub run: Handler,
+}
+
+/// Every command the device has.
+const COMMANDS: &[&[Command]] = &[
+    domain::COMMANDS,
+    mkey::COMMANDS,
+    pagefault::COMMANDS,
+    qp::COMMANDS,
+];
+
+/// The command with this opcode.
+#[must_use]
+pub fn find(opcode: u16) -> Option<&'static Command> {
+    COMMANDS
+        .iter()
+        .flat_map(|table| table.iter())
+        .find(|command| command.opcode == opcode)
+}
+
+/// A big-endian word of a command. What lies beyond the end reads as 0.
+#[must_use]
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    if let Some(found) = bytes.get(at..at + 4) {
+        word.copy_from_slice(found);
+    }
+    u32::from_be_bytes(word)
+}
+
+/// The operation modifier of a command, in its header.
+#[must_use]
+pub fn op_mod(input: &[u8]) -> u16 {
+    let [_, _, high, low] = word(input, 4).to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+/// Stores a big-endian word of a command's output.
+///
+/// # Panics
+///
+/// If it lies beyond the end: the table of commands states what a command needs.
+pub fn put_word(output: &mut [u8], at: usize, value: u32) {
+    output[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+/// State of the command queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// Doorbells rung, a bit per slot.
+    rung: u32,
+    /// Slots whose command is put off.
+    delayed: u32,
+}
+
+const ENTRY: usize = 1 << LOG_STRIDE;
+/// Bytes of input or output in the entry itself.
+const INLINE: usize = 16;
+const TYPE_PCI: u8 = 7;
+const MAILBOX_DATA: usize = 512;
+const MAILBOX_NEXT: u64 = 560;
+const MAILBOX_TOKEN: u64 = 573;
+const MAILBOX_ALIGN: u64 = 1024;
+const STATUS_OWN: u64 = 63;
+
+/// Delivery status, bits 7:1 of `status_own` (`MLX5_CMD_DELIVERY_STAT_*`).
+mod delivery {
+    pub(super) const OK: u8 = 0x0;
+    pub(super) const TOKEN_ERR: u8 = 0x2;
+    pub(super) const OUT_PTR_ALIGN: u8 = 0x4;
+    pub(super) const IN_PTR_ALIGN: u8 = 0x5;
+    pub(super) const IN_LENGTH: u8 = 0x7;
+    pub(super) const OUT_LENGTH: u8 = 0x8;
+    pub(super) const BAD_TYPE: u8 = 0x10;
+}
+
+/// Why a command could not even be delivered.
+enum Undelivered {
+    /// The driver made a mistake that it is told about.
+    Status(u8),
+    /// Guest memory that should hold the command is not there.
+    Dma(DmaError),
+}
+
+impl From<DmaError> for Undelivered {
+    fn from(error: DmaError) -> Self {
+        Self::Dma(error)
+    }
+}
+
+/// The fields of a queue entry (`struct mlx5_cmd_layout`).
+struct Entry {
+    input_len: usize,
+    input_chain: Iova,
+    input: [u8; INLINE],
+    output_chain: Iova,
+    output_len: usize,
+    token: u8,
+}
+
+fn be64(bytes: &[u8]) -> u64 {
+    u64::from(word(bytes, 0)) << 32 | u64::from(word(bytes, 4))
+}
+
+fn length(bytes: &[u8], at: usize) -> usize {
+    usize::try_from(word(bytes, at)).unwrap_or(usize::MAX)
+}
+
+impl Device {
+    pub(crate) fn command_doorbell(&mut self, slots: u32) {
+        self.commands.rung |= slots;
+    }
+
+    /// Executes what the driver rang for.
+    pub(crate) fn take_commands(&mut self) {
+        while self.commands.rung != 0 {
+            let bit = self.commands.rung.trailing_zeros();
+            self.commands.rung &= !(1 << bit);
+            let slot = u8::try_from(bit).unwrap_or(0);
+            if self.knobs.command_delay_ms > 0
+                && self.commands.delayed >> bit & 1 == 0
+                && self.knob_chooses(slot)
+            {
+                self.commands.delayed |= 1 << bit;
+                self.after_ms(self.knobs.command_delay_ms, Work::Command(slot));
+            } else {
+                self.run_command(slot);
+            }
+        }
+    }
+
+    fn knob_chooses(&self, slot: u8) -> bool {
+        match self.knobs.command_opcode {
+            0 => true,
+            only => self
+                .slot_address(slot)
+                .and_then(|at| self.read_entry(at).ok())
+                .is_some_and(|entry| u64::from(word(&entry.input, 0) >> 16) == only),
+        }
+    }
+
+    fn slot_address(&self, slot: u8) -> Option<Iova> {
+        let queue = self.init.queue?;
+        Some(queue.offset(u64::from(slot) << LOG_STRIDE))
+    }
+
+    fn read_entry(&self, at: Iova) -> Result<Entry, Undelivered> {
+        let mut bytes = [0; ENTRY];
+        self.mem.read(at, &mut bytes)?;
+        if bytes[0] != TYPE_PCI {
+            return Err(Undelivered::Status(delivery::BAD_TYPE));
+        }
+        let mut input = [0; INLINE];
+        input.copy_from_slice(&bytes[16..32]);
+        Ok(Entry {
+            input_len: length(&bytes, 4),
+            input_chain: Iova(be64(&bytes[8..])),
+            input,
+            output_chain: Iova(be64(&bytes[48..])),
+            output_len: length(&bytes, 56),
+            token: bytes[60],
+        })
+    }
+
+    /// Executes the command in a slot and completes it.
+    pub(crate) fn run_command(&mut self, slot: u8) {
+        self.commands.delayed &= !(1 << slot);
+        let Some(at) = self.slot_address(slot) else {
+            self.violation(format_args!(
+                "doorbell of command slot {slot} before the queue has an address"
+            ));
+            return;
+        };
+        let status = match self.deliver(at) {
+            Ok(false) => return,
+            Ok(true) => delivery::OK,
+            Err(Undelivered::Status(status)) => {
+                self.violation(format_args!(
+                    "command slot {slot}: malformed, delivery status {status:#x}"
+                ));
+                status
+            }
+            Err(Undelivered::Dma(error)) => {
+                self.violation(format_args!("command slot {slot}: {error}"));
+                return;
+            }
+        };
+        // Clearing bit 0 gives the slot back.
+        if let Err(error) = self.mem.write_release(at.offset(STATUS_OWN), status << 1) {
+            self.violation(format_args!("command slot {slot}: {error}"));
+            return;
+        }
+        if self.events.queue_for(event_type::COMMAND).is_some() {
+            self.raise(Eqe::new(event_type::COMMAND, 0).word(0, 1 << slot));
+        }
+    }
+
+    /// Reads, executes and answers one command. `false`: a knob says to forget it.
+    fn deliver(&mut self, at: Iova) -> Result<bool, Undelivered> {
+        let entry = self.read_entry(at)?;
+        let input = self.read_input(&entry)?;
+        if entry.output_len < INLINE || entry.output_len > MAX_LEN {
+            return Err(Undelivered::Status(delivery::OUT_LENGTH));
+        }
+        let opcode = u16::try_from(word(&input, 0) >> 16).unwrap_or(0);
+        let only = self.knobs.command_opcode;
+        let chosen = only == 0 || only == u64::from(opcode);
+        if chosen && spend(&mut self.knobs.command_drop_count) {
+            self.journal
+                .note(format_args!("knob: dropped command {opcode:#05x}"));
+            return Ok(false);
+        }
+        let mut output = vec![0; entry.output_len];
+        if chosen && spend(&mut self.knobs.command_fail_count) {
+            self.journal
+                .note(format_args!("knob: failed command {opcode:#05x}"));
+            output[0] = match u8::try_from(self.knobs.command_fail_status) {
+                Ok(0) | Err(_) => CmdStatus::InternalErr as u8,
+                Ok(status) => status,
+            };
+        } else {
+            self.execute(&input, &mut output);
+        }
+        self.write_output(at, &entry, &output)?;
+        Ok(true)
+    }
+
+    /// Executes a command given as bytes and fills in its whole output.
+    ///
+    /// # Panics
+    ///
+    /// If `output` is shorter than a header, 16 bytes.
+    pub fn execute(&mut self, input: &[u8], output: &mut [u8]) {
+        output.fill(0);
+        let opcode = u16::try_from(word(input, 0) >> 16).unwrap_or(0);
+        self.counters.commands += 1;
+        let (name, result) = match find(opcode) {
+            None => {
+                self.counters.unknown_commands += 1;
+                self.violation(format_args!(
+                    "command {opcode:#05x} (modifier {}) is not known",
+                    op_mod(input)
+                ));
+                ("unknown", Err(CmdStatus::BadOp.into()))
+            }
+            Some(command) if input.len() < command.input => {
+                (command.name, Err(CmdStatus::BadInputLen.into()))
+            }
+            Some(command) if output.len() < command.output => {
+                (command.name, Err(CmdStatus::BadOutputLen.into()))
+            }
+            Some(command) => (command.name, (command.run)(self, input, output)),
+        };
+        if let Err(error) = result {
+            self.counters.failed_commands += 1;
+            output.fill(0);
+            output[0] = error.status as u8;
+            put_word(output, 4, error.syndrome);
+            self.journal.note(format_args!(
+                "command {name} ({opcode:#05x}) failed: {error}"
+            ));
+        }
+        self.journal.trace(format_args!(
+            "command {name} ({opcode:#05x}) in={} {:02x?} out={} {:02x?}",
+            input.len(),
+            &input[..input.len().min(32)],
+            output.len(),
+            &output[..output.len().min(16)]
+        ));
+    }
+
+    /// Collects the input of a command from its entry and mailboxes.
+    fn read_input(&self, entry: &Entry) -> Result<Vec<u8>, Undelivered> {
+        if entry.input_len < 8 || entry.input_len > MAX_LEN {
+            return Err(Undelivered::Status(delivery::IN_LENGTH));
+        }
+        let mut input = vec![0; entry.input_len];
+        let inline = entry.input_len.min(INLINE);
+        input[..inline].copy_from_slice(&entry.input[..inline]);
+        let mut next = entry.input_chain;
+        for chunk in input[inline..].chunks_mut(MAILBOX_DATA) {
+            if next.0 == 0 {
+                return Err(Undelivered::Status(delivery::IN_LENGTH));
+            }
+            if next.0 % MAILBOX_ALIGN != 0 {
+                return Err(Undelivered::Status(delivery::IN_PTR_ALIGN));
+            }
+            next = self.check_mailbox(next, entry.token, |at| self.mem.read(at, chunk))?;
+        }
+        Ok(input)
+    }
+
+    /// Spreads the output of a command over its entry and mailboxes.
+    fn write_output(&self, at: Iova, entry: &Entry, output: &[u8]) -> Result<(), Undelivered> {
+        let mut next = entry.output_chain;
+        for chunk in output[INLINE..].chunks(MAILBOX_DATA) {
+            if next.0 == 0 {
+                return Err(Undelivered::Status(delivery::OUT_LENGTH));
+            }
+            if next.0 % MAILBOX_ALIGN != 0 {
+                return Err(Undelivered::Status(delivery::OUT_PTR_ALIGN));
+            }
+            next = self.check_mailbox(next, entry.token, |at| self.mem.write(at, chunk))?;
+        }
+        self.mem.write(at.offset(32), &output[..INLINE])?;
+        Ok(())
+    }
+
+    /// Uses the data of one mailbox block and returns the address of the next.
+    fn check_mailbox(
+        &self,
+        block: Iova,
+        token: u8,
+        transfer: impl FnOnce(Iova) -> Result<(), DmaError>,
+    ) -> Result<Iova, Undelivered> {
+        let mut next = [0; 8];
+        self.mem.read(block.offset(MAILBOX_NEXT), &mut next)?;
+        let mut found = [0; 1];
+        self.mem.read(block.offset(MAILBOX_TOKEN), &mut found)?;
+        if found != [token] {
+            return Err(Undelivered::Status(delivery::TOKEN_ERR));
+        }
+        transfer(block)?;
+        Ok(Iova(u64::from_be_bytes(next)))
+    }
+}

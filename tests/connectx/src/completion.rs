@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Completion queues (connectx.md section 5.3; `mlx5_ib/cq.c`, libmlx5 `cq.c`).
+
+use std::collections::BTreeMap;
+
+use crate::buffer::QueueBuffer;
+use crate::device::Device;
+use crate::event::{event_type, Eqe};
+use crate::guest::read_be32;
+use crate::ids::{Cqn, Eqn, Iova, Numbers, Qpn, Uar};
+
+/// Opcodes of CQEs, the high half of byte 0x3f.
+pub mod cqe_opcode {
+    /// A send queue WQE completed.
+    pub const REQ: u8 = 0x0;
+    /// An RDMA WRITE with immediate arrived.
+    pub const RESP_WR_IMM: u8 = 0x1;
+    /// A SEND arrived.
+    pub const RESP_SEND: u8 = 0x2;
+    /// A SEND with immediate arrived.
+    pub const RESP_SEND_IMM: u8 = 0x3;
+    /// A SEND with invalidate arrived.
+    pub const RESP_SEND_INV: u8 = 0x4;
+    /// The queue continues in another buffer.
+    pub const RESIZE_CQ: u8 = 0x5;
+    /// A send queue WQE failed.
+    pub const REQ_ERR: u8 = 0xd;
+    /// A receive WQE failed.
+    pub const RESP_ERR: u8 = 0xe;
+    /// What software writes into entries it has consumed.
+    pub const INVALID: u8 = 0xf;
+}
+
+/// Syndromes of error CQEs (`enum mlx5_cqe_error_syndrome` in `include/linux/mlx5/cq.h`).
+pub mod syndrome {
+    /// Message longer than the receive buffers.
+    pub const LOCAL_LENGTH: u8 = 0x01;
+    /// The WQE makes no sense for this QP.
+    pub const LOCAL_QP_OP: u8 = 0x02;
+    /// The local key does not allow the access.
+    pub const LOCAL_PROT: u8 = 0x04;
+    /// The QP is in the error state.
+    pub const FLUSH: u8 = 0x05;
+    /// A memory window could not be bound.
+    pub const MW_BIND: u8 = 0x06;
+    /// The responder answered with something unexpected.
+    pub const BAD_RESPONSE: u8 = 0x10;
+    /// The requester may not access its own memory like this.
+    pub const LOCAL_ACCESS: u8 = 0x11;
+    /// The responder found the request invalid.
+    pub const REMOTE_INVALID_REQUEST: u8 = 0x12;
+    /// The responder refused the access.
+    pub const REMOTE_ACCESS: u8 = 0x13;
+    /// The responder failed.
+    pub const REMOTE_OP: u8 = 0x14;
+    /// No answer in time.
+    pub const RETRY_EXCEEDED: u8 = 0x15;
+    /// The responder had no receive WQE for too long.
+    pub const RNR_EXCEEDED: u8 = 0x16;
+}
+
+/// Producer and consumer index have 24 bits.
+const INDEX_MASK: u32 = 0xff_ffff;
+
+/// A completion before it is written to a queue (CQE version 1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cqe {
+    /// See [`cqe_opcode`].
+    pub opcode: u8,
+    /// For REQ: opcode of the WQE that completed.
+    pub send_opcode: u8,
+    /// QP the completion belongs to.
+    pub qpn: Qpn,
+    /// `user_index` of the QP, or of the XRC SRQ.
+    pub user_index: u32,
+    /// Word 0x24 in host order: immediate as it was in the WQE, invalidated key, P_Key.
+    pub immediate: u32,
+    /// Bytes transferred.
+    pub byte_count: u32,
+    /// Index of the WQE in its ring.
+    pub wqe_counter: u16,
+    /// Syndrome of an error, see [`syndrome`].
+    pub syndrome: u8,
+    /// Vendor syndrome of an error.
+    pub vendor_syndrome: u8,
+    /// For datagrams: LID of the sender.
+    pub source_lid: u16,
+    /// For datagrams: QP of the sender.
+    pub source_qpn: Qpn,
+    /// For datagrams: service level.
+    pub service_level: u8,
+    /// For datagrams: a GRH lies before the payload.
+    pub grh: bool,
+    /// Wakes a queue that was armed for solicited events.
+    pub solicited: bool,
+}
+
+impl Cqe {
+    /// Whether it reports an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        matches!(self.opcode, cqe_opcode::REQ_ERR | cqe_opcode::RESP_ERR)
+    }
+
+    fn encode(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        let mut word = |at: usize, value: u32| {
+            bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        };
+        word(0x20, self.user_index & 0xff_ffff);
+        word(
+            0x38,
+            u32::from(self.send_opcode) << 24 | self.qpn.0 & 0xff_ffff,
+        );
+        if self.is_error() {
+            bytes[0x36] = self.vendor_syndrome;
+            bytes[0x37] = self.syndrome;
+        } else {
+            let grh = u32::from(self.grh) << 28;
+            let sl = u32::from(self.service_level & 0xf) << 24;
+            word(0x18, grh | sl | self.source_qpn.0 & 0xff_ffff);
+            word(0x24, self.immediate);
+            word(0x2c, self.byte_count);
+            bytes[0x16..0x18].copy_from_slice(&self.source_lid.to_be_bytes());
+        }
+        bytes[0x3c..0x3e].copy_from_slice(&self.wqe_counter.to_be_bytes());
+        bytes
+    }
+}
+
+/// What a queue was armed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Armed {
+    No,
+    Solicited,
+    Any,
+}
+
+/// One completion queue.
+#[derive(Clone, Debug)]
+pub struct CompletionQueue {
+    /// Entries, as a power of two.
+    pub log_size: u32,
+    /// Bytes from one entry to the next: 64 or 128.
+    pub stride: u64,
+    /// Entries may be overwritten before they are consumed.
+    pub overrun_ignore: bool,
+    /// Queue of its events.
+    pub eqn: Eqn,
+    /// The UAR whose doorbells belong to it.
+    pub uar: Uar,
+    /// Doorbell record: consumer index and arm word.
+    pub dbr: Iova,
+    /// Its entries.
+    pub buffer: QueueBuffer,
+    /// The context as created, for QUERY_CQ.
+    pub context: [u8; 64],
+    /// Entries written, 24 bits.
+    pub producer: u32,
+    solicited_end: u32,
+    armed: Armed,
+    failed: bool,
+}
+
+impl CompletionQueue {
+    /// An empty, unarmed queue.
+    #[must_use]
+    pub fn new(log_size: u32, stride: u64, buffer: QueueBuffer, dbr: Iova) -> Self {
+        Self {
+            log_size,
+            stride,
+            overrun_ignore: false,
+            eqn: Eqn(0),
+            uar: Uar(0),
+            dbr,
+            buffer,
+            context: [0; 64],
+            producer: 0,
+            solicited_end: 0,
+            armed: Armed::No,
+            failed: false,
+        }
+    }
+}
+
+/// All completion queues.
+#[derive(Debug)]
+pub struct Completions {
+    /// By number.
+    pub queues: BTreeMap<Cqn, CompletionQueue>,
+    /// Numbers for new queues.
+    pub numbers: Numbers,
+}
+
+impl Default for Completions {
+    fn default() -> Self {
+        Self {
+            queues: BTreeMap::new(),
+            numbers: Numbers::new(0x80, 0xff_ffff),
+        }
+    }
+}
+
+/// Whether index `a` lies before `b`, on the ring of 24-bit indices.
+fn before(a: u32, b: u32) -> bool {
+    let distance = b.wrapping_sub(a) & INDEX_MASK;
+    distance != 0 && distance < 1 << 23
+}
+
+impl Device {
+    /// Writes a completion, and the event if the queue is armed for it.
+    ///
+    /// A queue that does not exist, overruns or cannot be written is a violation; the
+    /// latter two also put the queue out of order with an event of type CQ_ERROR.
+    pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
+        let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
+            self.violation(format_args!(
+                "completion for CQ {cqn}, which does not exist"
+            ));
+            return;
+        };
+        if cq.failed {
+            return;
+        }
+        let mem = &*self.mem;
+        let size = 1 << cq.log_size;
+        if !cq.overrun_ignore {
+            let room = read_be32(mem, cq.dbr)
+                .map(|consumer| cq.producer.wrapping_sub(consumer) & INDEX_MASK < size);
+            if room != Ok(true) {
+                cq.failed = true;
+                match room {
+                    Ok(_) => self.violation(format_args!("CQ {cqn} overran")),
+                    Err(e) => self.violation(format_args!("CQ {cqn}: doorbell record: {e}")),
+                }
+                self.raise_cq_error(cqn, 1);
+                return;
+            }
+        }
+        let mut bytes = cqe.encode();
+        let owner = u8::from(cq.producer >> cq.log_size & 1 == 1);
+        bytes[0x3f] = cqe.opcode << 4 | owner;
+        // A 128-byte entry ends with the 64-byte one.
+        let slot = u64::from(cq.producer & (size - 1)) * cq.stride + (cq.stride - 64);
+        let written = cq
+            .buffer
+            .write(mem, slot, &bytes[..0x3f])
+            .and_then(|()| mem.write_release(cq.buffer.locate(slot + 0x3f).0, bytes[0x3f]));
+        if let Err(error) = written {
+            cq.failed = true;
+            self.violation(format_args!("CQ {cqn}: cannot write an entry: {error}"));
+            self.raise_cq_error(cqn, 2);
+            return;
+        }
+        self.journal.trace(format_args!(
+            "cqe cq={cqn} pi={} qp={} op={:#x}/{:#x} counter={} bytes={} syndrome={:#x}",
+            cq.producer,
+            cqe.qpn,
+            cqe.opcode,
+            cqe.send_opcode,
+            cqe.wqe_counter,
+            cqe.byte_count,
+            cqe.syndrome
+        ));
+        self.counters.cqes += 1;
+        self.counters.error_cqes += u64::from(cqe.is_error());
+        cq.producer = cq.producer.wrapping_add(1) & INDEX_MASK;
+        let wakes = cqe.solicited || cqe.is_error();
+        if wakes {
+            cq.solicited_end = cq.producer;
+        }
+        let fire = match cq.armed {
+            Armed::No => false,
+            Armed::Solicited => wakes,
+            Armed::Any => true,
+        };
+        if fire {
+            cq.armed = Armed::No;
+            let eqn = cq.eqn;
+            self.raise_completion(eqn, cqn);
+        }
+    }
+
+    fn raise_cq_error(&mut self, cqn: Cqn, syndrome: u32) {
+        self.raise(
+            Eqe::new(event_type::CQ_ERROR, 0)
+                .word(0, cqn.0)
+                .word(8, syndrome),
+        );
+    }
+
+    /// A CQ doorbell: the driver wants one event for the next entry from `consumer` on.
+    pub(crate) fn cq_doorbell(&mut self, uar: Uar, cqn: Cqn, consumer: u32, solicited: bool) {
+        let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
+            self.violation(format_args!("doorbell of CQ {cqn}, which does not exist"));
+            return;
+        };
+        if cq.uar != uar {
+            let right = cq.uar;
+            self.violation(format_args!(
+                "doorbell of CQ {cqn} in UAR {uar}, it belongs to UAR {right}"
+            ));
+            return;
+        }
+        let end = if solicited {
+            cq.solicited_end
+        } else {
+            cq.producer
+        };
+        if before(consumer & INDEX_MASK, end) {
+            cq.armed = Armed::No;
+            let eqn = cq.eqn;
+            self.raise_completion(eqn, cqn);
+        } else if cq.armed != Armed::Any {
+            cq.armed = if solicited {
+                Armed::Solicited
+            } else {
+                Armed::Any
+            };
+        }
+    }
+}

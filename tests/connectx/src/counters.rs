@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Counters of everything the device does.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What happened since the start or the last reset of the counters.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Every counter with its name.
+            #[must_use]
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Page faults raised in the memory scheme.
+    faults_memory,
+    /// Page faults raised in the transport scheme on the initiator's local buffers.
+    faults_wqe_requester,
+    /// Page faults raised in the transport scheme on receive buffers.
+    faults_wqe_responder,
+    /// Page faults raised in the transport scheme on the target of RDMA and atomics.
+    faults_rdma,
+    /// PAGE_FAULT_RESUME commands that let a stalled access retry.
+    resumes_ok,
+    /// PAGE_FAULT_RESUME commands that failed a stalled access.
+    resumes_error,
+    /// PAGE_FAULT_RESUME commands for a stall that is gone.
+    resumes_unknown,
+    /// UMR WQEs executed.
+    umr_wqes,
+    /// UMR WQEs that wrote translation entries.
+    umr_xlt_updates,
+    /// Translation entries written by UMR with a valid value.
+    mtts_set,
+    /// Translation entries written by UMR as not present.
+    mtts_cleared,
+    /// Commands executed.
+    commands,
+    /// Commands with an opcode the device does not have.
+    unknown_commands,
+    /// Commands that ended with a status other than OK.
+    failed_commands,
+    /// Event queue entries written.
+    eqes,
+    /// MSI-X vectors fired.
+    interrupts,
+    /// Completion queue entries written.
+    cqes,
+    /// Completion queue entries with an error syndrome, flushes included.
+    error_cqes,
+    /// Payload bytes read from guest memory.
+    bytes_read,
+    /// Payload bytes written to guest memory.
+    bytes_written,
+    /// SEND messages delivered.
+    msgs_send,
+    /// RDMA WRITE messages executed.
+    msgs_write,
+    /// RDMA READ messages executed.
+    msgs_read,
+    /// Atomic operations executed.
+    msgs_atomic,
+    /// Messages refused because no receive WQE was posted.
+    rnr_naks,
+    /// Ranges of guest memory mapped for the device.
+    dma_maps,
+    /// Ranges of guest memory taken back from the device.
+    dma_unmaps,
+    /// Protocol violations.
+    violations,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counters;
+
+    #[test]
+    fn names_are_the_fields() {
+        let counters = Counters {
+            umr_wqes: 3,
+            ..Counters::default()
+        };
+        let all = counters.all();
+        assert!(all.contains(&("umr_wqes", 3)));
+        assert_eq!(all.iter().map(|(_, n)| n).sum::<u64>(), 3);
+    }
+}

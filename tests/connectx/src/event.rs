@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Event queues (connectx.md section 5.2; `mlx5_core/eq.c`).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::buffer::QueueBuffer;
+use crate::device::{Device, Work};
+use crate::ids::{Cqn, Eqn, Numbers, Uar};
+use crate::knobs::spend;
+
+/// Event types, byte 1 of an EQE (`enum mlx5_event`).
+pub mod event_type {
+    /// A CQ that was armed has a new CQE.
+    pub const COMPLETION: u8 = 0x00;
+    /// A send queue was drained.
+    pub const SQ_DRAINED: u8 = 0x03;
+    /// A CQ overran or could not be written.
+    pub const CQ_ERROR: u8 = 0x04;
+    /// A work queue is unusable.
+    pub const WQ_CATASTROPHIC: u8 = 0x05;
+    /// A port came up or went down.
+    pub const PORT_CHANGE: u8 = 0x09;
+    /// Commands completed.
+    pub const COMMAND: u8 = 0x0a;
+    /// The device wants pages.
+    pub const PAGE_REQUEST: u8 = 0x0b;
+    /// An access found no valid translation.
+    pub const PAGE_FAULT: u8 = 0x0c;
+    /// A QP made an invalid request.
+    pub const WQ_INVALID_REQUEST: u8 = 0x10;
+    /// A QP made a request without the right to.
+    pub const WQ_ACCESS_ERROR: u8 = 0x11;
+    /// The last WQE of an SRQ that belonged to a QP in error was consumed.
+    pub const SRQ_LAST_WQE: u8 = 0x13;
+    /// An SRQ fell below its limit.
+    pub const SRQ_LIMIT: u8 = 0x14;
+}
+
+/// Bytes of an EQE.
+pub const EQE_SIZE: usize = 64;
+const DATA: usize = 0x20;
+const OWNER: usize = 0x3f;
+/// Producer and consumer index have 24 bits.
+const INDEX_MASK: u32 = 0xff_ffff;
+
+/// An event before it is written to a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Eqe {
+    /// See [`event_type`].
+    pub event_type: u8,
+    /// Depends on the type.
+    pub sub_type: u8,
+    /// Bytes 0x20 to 0x3b.
+    pub data: [u8; 28],
+}
+
+impl Eqe {
+    /// An event whose data are all zero.
+    #[must_use]
+    pub fn new(event_type: u8, sub_type: u8) -> Self {
+        Self {
+            event_type,
+            sub_type,
+            data: [0; 28],
+        }
+    }
+
+    /// Stores a big-endian word at byte `at` of the data.
+    ///
+    /// # Panics
+    ///
+    /// If `at` is above 24.
+    #[must_use]
+    pub fn word(mut self, at: usize, value: u32) -> Self {
+        self.data[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    /// An event about a QP (`data.qp_srq`).
+    #[must_use]
+    pub fn for_qp(event_type: u8, qpn: crate::ids::Qpn) -> Self {
+        Self::new(event_type, 0).word(0x18, qpn.0)
+    }
+
+    /// An event about an SRQ (`data.qp_srq`).
+    #[must_use]
+    pub fn for_srq(event_type: u8, srqn: crate::ids::Srqn) -> Self {
+        Self::new(event_type, 0).word(0x18, srqn.0)
+    }
+
+    fn encode(&self) -> [u8; EQE_SIZE] {
+        let mut bytes = [0; EQE_SIZE];
+        bytes[1] = self.event_type;
+        bytes[3] = self.sub_type;
+        bytes[DATA..DATA + 28].copy_from_slice(&self.data);
+        bytes
+    }
+}
+
+/// One event queue.
+#[derive(Clone, Debug)]
+pub struct EventQueue {
+    /// Entries, as a power of two.
+    pub log_size: u32,
+    /// The UAR whose doorbells belong to it.
+    pub uar: Uar,
+    /// Index into the MSI-X table.
+    pub vector: u16,
+    /// Event types it takes, by number.
+    pub mask: [u64; 4],
+    /// Its entries.
+    pub buffer: QueueBuffer,
+    producer: u32,
+    consumer: u32,
+    armed: bool,
+    backlog: VecDeque<Eqe>,
+}
+
+impl EventQueue {
+    /// An empty, unarmed queue.
+    #[must_use]
+    pub fn new(log_size: u32, uar: Uar, vector: u16, mask: [u64; 4], buffer: QueueBuffer) -> Self {
+        Self {
+            log_size,
+            uar,
+            vector,
+            mask,
+            buffer,
+            producer: 0,
+            consumer: 0,
+            armed: false,
+            backlog: VecDeque::new(),
+        }
+    }
+
+    /// Whether it takes events of this type.
+    #[must_use]
+    pub fn takes(&self, event_type: u8) -> bool {
+        self.mask[usize::from(event_type / 64)] >> (event_type % 64) & 1 == 1
+    }
+
+    fn full(&self) -> bool {
+        self.producer.wrapping_sub(self.consumer) & INDEX_MASK >= 1 << self.log_size
+    }
+}
+
+/// All event queues.
+#[derive(Debug)]
+pub struct Events {
+    /// By number.
+    pub queues: BTreeMap<Eqn, EventQueue>,
+    /// Numbers for new queues.
+    pub numbers: Numbers,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            queues: BTreeMap::new(),
+            numbers: Numbers::new(1, 255),
+        }
+    }
+}
+
+impl Events {
+    /// The queue that takes events of this type, but for completions: a CQ names its own.
+    #[must_use]
+    pub fn queue_for(&self, event_type: u8) -> Option<Eqn> {
+        self.queues
+            .iter()
+            .find(|(_, eq)| eq.takes(event_type))
+            .map(|(&eqn, _)| eqn)
+    }
+}
+
+impl Device {
+    /// Reports an event to the queue that takes its type. Without such a queue the event
+    /// is lost, as on the hardware; returns whether there was one.
+    pub fn raise(&mut self, eqe: Eqe) -> bool {
+        let Some(eqn) = self.events.queue_for(eqe.event_type) else {
+            self.journal.note(format_args!(
+                "event {:#04x}/{} has no queue",
+                eqe.event_type, eqe.sub_type
+            ));
+            return false;
+        };
+        self.push_eqe(eqn, eqe);
+        true
+    }
+
+    /// Reports that an armed CQ has a new entry.
+    pub(crate) fn raise_completion(&mut self, eqn: Eqn, cqn: Cqn) {
+        self.push_eqe(eqn, Eqe::new(event_type::COMPLETION, 0).word(0x18, cqn.0));
+    }
+
+    /// Writes an event to a queue, subject to the knobs.
+    pub fn push_eqe(&mut self, eqn: Eqn, eqe: Eqe) {
+        let completion = eqe.event_type == event_type::COMPLETION;
+        let chosen = match self.knobs.eqe_type {
+            0 => !completion,
+            only => u64::from(eqe.event_type) == only,
+        };
+        if chosen {
+            if spend(&mut self.knobs.eqe_drop_count) {
+                self.journal
+                    .note(format_args!("knob: dropped {eqe:02x?} for EQ {eqn}"));
+                return;
+            }
+            if self.knobs.eqe_delay_ms > 0 {
+                self.after_ms(self.knobs.eqe_delay_ms, Work::Event(eqn, eqe));
+                return;
+            }
+        }
+        self.deliver_eqe(eqn, eqe);
+    }
+
+    pub(crate) fn deliver_eqe(&mut self, eqn: Eqn, eqe: Eqe) {
+        let Some(eq) = self.events.queues.get_mut(&eqn) else {
+            self.journal
+                .note(format_args!("event {eqe:02x?} for EQ {eqn}, which is gone"));
+            return;
+        };
+        eq.backlog.push_back(eqe);
+        self.drain_eq(eqn);
+    }
+
+    /// Writes what waits for room in a queue, then fires the interrupt if it is armed.
+    fn drain_eq(&mut self, eqn: Eqn) {
+        let Some(eq) = self.events.queues.get_mut(&eqn) else {
+            return;
+        };
+        while !eq.full() {
+            let Some(eqe) = eq.backlog.pop_front() else {
+                break;
+            };
+            let slot = u64::from(eq.producer & ((1 << eq.log_size) - 1)) * 64;
+            let owner = u8::from(eq.producer >> eq.log_size & 1 == 1);
+            let bytes = eqe.encode();
+            let mem = &*self.mem;
+            let written = eq
+                .buffer
+                .write(mem, slot, &bytes[..OWNER])
+                .and_then(|()| mem.write_release(eq.buffer.locate(slot + 0x3f).0, owner));
+            if let Err(error) = written {
+                self.counters.violations += 1;
+                self.journal
+                    .violation(format_args!("EQ {eqn}: cannot write an entry: {error}"));
+                return;
+            }
+            self.journal.trace(format_args!(
+                "eqe eq={eqn} pi={} type={:#04x}/{} {:02x?}",
+                eq.producer, eqe.event_type, eqe.sub_type, eqe.data
+            ));
+            self.counters.eqes += 1;
+            eq.producer = eq.producer.wrapping_add(1) & INDEX_MASK;
+        }
+        if eq.armed && eq.producer != eq.consumer {
+            eq.armed = false;
+            self.counters.interrupts += 1;
+            self.irq.fire(eq.vector);
+        }
+    }
+
+    /// An EQ doorbell: the driver consumed entries up to `consumer`.
+    pub(crate) fn eq_doorbell(&mut self, uar: Uar, eqn: Eqn, consumer: u32, arm: bool) {
+        match self.events.queues.get_mut(&eqn) {
+            Some(eq) if eq.uar == uar => {
+                eq.consumer = consumer & INDEX_MASK;
+                eq.armed |= arm;
+                self.drain_eq(eqn);
+            }
+            Some(eq) => {
+                let right = eq.uar;
+                self.violation(format_args!(
+                    "doorbell of EQ {eqn} in UAR {uar}, it belongs to UAR {right}"
+                ));
+            }
+            None => self.violation(format_args!("doorbell of EQ {eqn}, which does not exist")),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The init segment: registers at the start of BAR 0 (connectx.md section 2.1;
+//! `struct mlx5_init_seg` in `include/linux/mlx5/device.h`).
+
+use std::time::Duration;
+
+use crate::command;
+use crate::device::Device;
+use crate::ids::Iova;
+
+/// Bytes of BAR 0 before the first doorbell page.
+pub const SIZE: u64 = 0x1_0000;
+
+const FW_REV: u64 = 0x000;
+const CMDIF_REV_FW_SUB: u64 = 0x004;
+const CMDQ_ADDR_H: u64 = 0x010;
+const CMDQ_ADDR_L_SZ: u64 = 0x014;
+const CMD_DBELL: u64 = 0x018;
+const FW_VER: u64 = 0x230;
+const INTERNAL_TIMER_H: u64 = 0x1000;
+const INTERNAL_TIMER_L: u64 = 0x1004;
+const HEALTH_COUNTER: u64 = 0x1010;
+const CLEAR_INTX: u64 = 0x200c;
+
+/// Firmware 28.43, sub-minor 1014: one that ConnectX-7 had.
+const FW_MAJOR: u32 = 28;
+const FW_MINOR: u32 = 43;
+const FW_SUBMINOR: u32 = 1014;
+/// The only command interface revision the driver speaks (`mlx5_core/cmd.c`).
+const CMDIF_REV: u32 = 5;
+/// `nic_interface`, bits 10:8 of CMDQ_ADDR_L_SZ: 0 is the full driver.
+const NIC_INTERFACE_SHIFT: u32 = 8;
+
+/// Registers that keep a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InitSegment {
+    queue_high: u32,
+    /// Address of the command queue once the driver wrote its low half.
+    pub queue: Option<Iova>,
+    nic_interface: u32,
+}
+
+impl InitSegment {
+    /// Reads registers; accesses may have any length and alignment.
+    pub fn read(&self, now: Duration, offset: u64, data: &mut [u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            let word = self.register(now, at & !3).to_be_bytes();
+            let [a, b, c, d] = word;
+            *byte = match at % 4 {
+                0 => a,
+                1 => b,
+                2 => c,
+                _ => d,
+            };
+        }
+    }
+
+    fn register(&self, now: Duration, offset: u64) -> u32 {
+        // One tick per microsecond; nobody relies on the rate.
+        let timer = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        match offset {
+            FW_REV => FW_MINOR << 16 | FW_MAJOR,
+            CMDIF_REV_FW_SUB => CMDIF_REV << 16 | FW_SUBMINOR,
+            CMDQ_ADDR_H => self.queue_high,
+            CMDQ_ADDR_L_SZ => {
+                self.nic_interface << NIC_INTERFACE_SHIFT
+                    | u32::from(command::LOG_SLOTS) << 4
+                    | u32::from(command::LOG_STRIDE)
+            }
+            FW_VER => FW_MAJOR << 24 | FW_MINOR << 16 | FW_SUBMINOR,
+            INTERNAL_TIMER_H => low32(timer >> 32),
+            INTERNAL_TIMER_L => low32(timer),
+            // Must differ between two polls, which are 2 s apart (`mlx5_core/health.c`).
+            HEALTH_COUNTER => low32(timer / 100_000) & 0xff_ffff,
+            _ => 0,
+        }
+    }
+}
+
+fn low32(value: u64) -> u32 {
+    let [_, _, _, _, a, b, c, d] = value.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+impl Device {
+    pub(crate) fn init_segment_write(&mut self, offset: u64, data: &[u8]) {
+        let &[a, b, c, d] = data else {
+            self.violation(format_args!(
+                "write of {} bytes at {offset:#x} of the init segment",
+                data.len()
+            ));
+            return;
+        };
+        let value = u32::from_be_bytes([a, b, c, d]);
+        match offset {
+            CMDQ_ADDR_H => self.init.queue_high = value,
+            CMDQ_ADDR_L_SZ => {
+                // The driver disables the interface by writing to bits 10:8 alone.
+                self.init.nic_interface = value >> NIC_INTERFACE_SHIFT & 7;
+                let address = u64::from(self.init.queue_high) << 32 | u64::from(value & !0xfff);
+                if address != 0 {
+                    self.init.queue = Some(Iova(address));
+                }
+            }
+            CMD_DBELL => self.command_doorbell(value),
+            CLEAR_INTX => {}
+            _ => self.violation(format_args!(
+                "write of {value:#010x} at {offset:#x} of the init segment: no such register"
+            )),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Doorbells: the UAR pages of BAR 0 (connectx.md section 5.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::device::Device;
+use crate::ids::{Cqn, Eqn, Numbers, Qpn, Uar};
+
+/// Bytes of a UAR page.
+pub const UAR_SIZE: u64 = 4096;
+const CQ_ARM: u64 = 0x20;
+const EQ_ARM: u64 = 0x40;
+const EQ_UPDATE: u64 = 0x48;
+const SQ: std::ops::Range<u64> = 0x800..0x1000;
+
+/// All UAR pages.
+#[derive(Debug)]
+pub struct Uars {
+    /// Those allocated.
+    pub pages: BTreeSet<Uar>,
+    /// Numbers for new ones. The first pages of the BAR are the init segment.
+    pub numbers: Numbers,
+    /// First halves of 8-byte doorbells that come as two writes, by address in the BAR.
+    halves: BTreeMap<u64, u32>,
+}
+
+impl Uars {
+    /// Pages for a BAR of `bar_size` bytes.
+    #[must_use]
+    pub fn new(bar_size: u64) -> Self {
+        let last = u32::try_from(bar_size / UAR_SIZE - 1).unwrap_or(u32::MAX);
+        Self {
+            pages: BTreeSet::new(),
+            numbers: Numbers::new(16, last),
+            halves: BTreeMap::new(),
+        }
+    }
+}
+
+impl Device {
+    /// A write into the UAR part of BAR 0.
+    pub(crate) fn uar_write(&mut self, offset: u64, data: &[u8]) {
+        let uar = Uar(u32::try_from(offset / UAR_SIZE).unwrap_or(u32::MAX));
+        let at = offset % UAR_SIZE;
+        if !self.uars.pages.contains(&uar) {
+            self.violation(format_args!(
+                "write of {} bytes at {at:#x} of UAR {uar}, which is not allocated",
+                data.len()
+            ));
+            return;
+        }
+        match (at, data) {
+            (EQ_ARM | EQ_UPDATE, &[eqn, a, b, c]) => {
+                let consumer = u32::from_be_bytes([0, a, b, c]);
+                self.eq_doorbell(uar, Eqn(eqn), consumer, at == EQ_ARM);
+            }
+            (_, &[a, b, c, d, e, f, g, h]) if at % 8 == 0 => {
+                let high = u32::from_be_bytes([a, b, c, d]);
+                let low = u32::from_be_bytes([e, f, g, h]);
+                self.doorbell64(uar, at, high, low);
+            }
+            (_, &[a, b, c, d]) if at % 8 == 0 => {
+                let half = u32::from_be_bytes([a, b, c, d]);
+                self.uars.halves.insert(offset, half);
+            }
+            (_, &[a, b, c, d]) if at % 8 == 4 => {
+                let low = u32::from_be_bytes([a, b, c, d]);
+                match self.uars.halves.remove(&(offset - 4)) {
+                    Some(high) => self.doorbell64(uar, at - 4, high, low),
+                    None => self.unknown_doorbell(uar, at, data.len()),
+                }
+            }
+            _ => self.unknown_doorbell(uar, at, data.len()),
+        }
+    }
+
+    fn doorbell64(&mut self, uar: Uar, at: u64, high: u32, low: u32) {
+        if at == CQ_ARM {
+            let solicited = high >> 24 & 1 == 1;
+            self.cq_doorbell(uar, Cqn(low & 0xff_ffff), high & 0xff_ffff, solicited);
+        } else if SQ.contains(&at) {
+            self.journal.trace(format_args!(
+                "doorbell uar={uar} sq {high:#010x} {low:#010x}"
+            ));
+            self.ring_sq(uar, Qpn(low >> 8));
+        } else {
+            self.unknown_doorbell(uar, at, 8);
+        }
+    }
+
+    fn unknown_doorbell(&mut self, uar: Uar, at: u64, len: usize) {
+        self.violation(format_args!(
+            "write of {len} bytes at {at:#x} of UAR {uar}: no such doorbell"
+        ));
+    }
+}
