@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+#include "devctl.h"
+#include "report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define REPLY_TIMEOUT_MS 10000
+
+bool devctl_request(const char *json, char *reply, unsigned int reply_size)
+{
+	struct pollfd pfd = { .events = POLLIN };
+	unsigned int len = 0;
+	int tries = 100;
+	ssize_t n;
+
+	/* The port has one user at a time; another test may be closing it. */
+	do {
+		pfd.fd = open(DEVCTL_PORT, O_RDWR | O_CLOEXEC);
+	} while (pfd.fd < 0 && errno == EBUSY && tries-- && (sleep_ms(20), true));
+	if (pfd.fd < 0) {
+		if (errno == ENOENT)
+			return false;
+		die("%s: %s", DEVCTL_PORT, strerror(errno));
+	}
+	if (dprintf(pfd.fd, "%s\n", json) < 0)
+		die("%s: write: %s", DEVCTL_PORT, strerror(errno));
+	while (len + 1 < reply_size) {
+		if (poll(&pfd, 1, REPLY_TIMEOUT_MS) <= 0)
+			die("%s: no answer to %s", DEVCTL_PORT, json);
+		n = read(pfd.fd, reply + len, reply_size - 1 - len);
+		if (n <= 0)
+			die("%s: closed while waiting for the answer to %s",
+			    DEVCTL_PORT, json);
+		len += n;
+		if (reply[len - 1] == '\n')
+			break;
+	}
+	reply[len] = '\0';
+	close(pfd.fd);
+	return true;
+}
+
+bool devctl_number(const char *json, const char *key, uint64_t *value)
+{
+	char quoted[64];
+	const char *at;
+
+	snprintf(quoted, sizeof(quoted), "\"%s\"", key);
+	at = strstr(json, quoted);
+	if (!at)
+		return false;
+	at += strlen(quoted);
+	at += strspn(at, " :");
+	if (*at < '0' || *at > '9')
+		return false;
+	*value = strtoull(at, NULL, 10);
+	return true;
+}
+
+void device_counters(struct device_counters *c)
+{
+	static const char *const kinds[] = {
+		"faults_memory", "faults_wqe_requester",
+		"faults_wqe_responder", "faults_rdma",
+	};
+	char reply[16384];
+	uint64_t value;
+	size_t i;
+
+	memset(c, 0, sizeof(*c));
+	if (!devctl_request("{\"cmd\":\"counters\"}", reply, sizeof(reply)))
+		return;
+	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		if (!devctl_number(reply, kinds[i], &value))
+			die("the device's counters lack %s", kinds[i]);
+		c->faults += value;
+		if (i == 0)
+			c->faults_memory = value;
+	}
+	if (!devctl_number(reply, "resumes_ok", &c->resumes_ok) ||
+	    !devctl_number(reply, "resumes_error", &c->resumes_error) ||
+	    !devctl_number(reply, "mtts_set", &c->mtts_set) ||
+	    !devctl_number(reply, "mtts_cleared", &c->mtts_cleared) ||
+	    !devctl_number(reply, "umr_wqes", &c->umr_wqes) ||
+	    !devctl_number(reply, "violations", &c->violations))
+		die("the device's counters are incomplete: %s", reply);
+	c->valid = true;
+}
+
+void mr_statistics(const char *dev, struct mr_statistics *s)
+{
+	char cmd[128], line[4096];
+	char *out = NULL, *entry, *end;
+	size_t len = 0, size = 0;
+	uint64_t value;
+	FILE *pipe;
+
+	memset(s, 0, sizeof(*s));
+	snprintf(cmd, sizeof(cmd), "rdma -j statistic show mr dev %s 2>/dev/null", dev);
+	pipe = popen(cmd, "re");
+	if (!pipe)
+		return;
+	while (fgets(line, sizeof(line), pipe)) {
+		size_t n = strlen(line);
+
+		if (len + n + 1 > size) {
+			size = (len + n + 1) * 2;
+			out = realloc(out, size);
+			if (!out)
+				die("out of memory");
+		}
+		memcpy(out + len, line, n + 1);
+		len += n;
+	}
+	pclose(pipe);
+
+	/* [{"ifindex":0,"ifname":"mlx5_0","mrn":7,"page_faults":3,...},{...}] */
+	for (entry = out; entry && (entry = strchr(entry, '{')); entry = end + 1) {
+		end = strchr(entry, '}');
+		if (!end)
+			break;
+		*end = '\0';
+		if (!devctl_number(entry, "page_faults", &value))
+			continue;
+		s->valid = true;
+		s->mrs++;
+		s->page_faults += value;
+		if (devctl_number(entry, "page_faults_handled", &value))
+			s->page_faults_handled += value;
+		if (devctl_number(entry, "page_invalidations", &value))
+			s->page_invalidations += value;
+		if (devctl_number(entry, "page_invalidations_handled", &value))
+			s->page_invalidations_handled += value;
+	}
+	free(out);
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+#define _GNU_SOURCE
+#include "transfer.h"
+#include "pattern.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define POISON 0xa5
+
+static size_t absent_pages(const void *addr, size_t pages)
+{
+	off_t off = (uintptr_t)addr / PAGE_SIZE * sizeof(uint64_t);
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t i, absent = 0;
+	uint64_t entry[512];
+	ssize_t n;
+
+	if (fd < 0)
+		die("/proc/self/pagemap: %s", strerror(errno));
+	while (pages) {
+		size_t want = pages < 512 ? pages : 512;
+
+		n = pread(fd, entry, want * sizeof(*entry), off);
+		if (n != (ssize_t)(want * sizeof(*entry)))
+			die("/proc/self/pagemap: short read");
+		for (i = 0; i < want; i++)
+			absent += !(entry[i] >> 63);	/* bit 63: present */
+		off += n;
+		pages -= want;
+	}
+	close(fd);
+	return absent;
+}
+
+/* Fills the memfd through another mapping, so that SRC itself stays not mapped in. */
+static uint8_t *map_source(struct transfer *t)
+{
+	int fd = memfd_create("source", MFD_CLOEXEC);
+	void *fill, *src;
+
+	if (fd < 0 || ftruncate(fd, t->size))
+		die("memfd of %zu bytes: %s", t->size, strerror(errno));
+	fill = mmap(NULL, t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	src = mmap(NULL, t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fill == MAP_FAILED || src == MAP_FAILED)
+		die("mapping %zu bytes: %s", t->size, strerror(errno));
+	pattern_fill(fill, t->size, t->seed, 0);
+	munmap(fill, t->size);
+	close(fd);
+	return src;
+}
+
+void transfer_setup(struct transfer *t, bool src_pinned, unsigned int depth)
+{
+	int src_access = t->dir == DIR_READ ? IBV_ACCESS_REMOTE_READ : 0;
+	int dst_access = IBV_ACCESS_LOCAL_WRITE;
+
+	if (t->dir == DIR_WRITE)
+		dst_access |= IBV_ACCESS_REMOTE_WRITE;
+	t->ops = t->size / t->op_size;
+	t->pages = t->size / PAGE_SIZE;
+	t->op = calloc(t->ops, sizeof(*t->op));
+	t->dropped = calloc(t->pages, sizeof(*t->dropped));
+	if (!t->op || !t->dropped)
+		die("out of memory");
+	pthread_mutex_init(&t->world, NULL);
+
+	t->src = map_source(t);
+	t->dst = mmap(NULL, t->size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (t->dst == MAP_FAILED)
+		die("mapping %zu bytes: %s", t->size, strerror(errno));
+	if (t->dir == DIR_READ)
+		memset(t->dst, POISON, t->size);
+
+	if (src_pinned) {
+		t->src_mr = ibv_reg_mr(t->dev->pd, t->src, t->size, src_access);
+		if (!t->src_mr)
+			die("pinning %zu bytes: %s", t->size, strerror(errno));
+	} else {
+		t->src_mr = odp_mr(t->dev, t->src, t->size, src_access);
+	}
+	t->dst_mr = odp_mr(t->dev, t->dst, t->size, dst_access);
+	t->src_absent = absent_pages(t->src, t->pages);
+	t->dst_absent = absent_pages(t->dst, t->pages);
+	pair_create(&t->pair, t->dev, depth, PAIR_TIMEOUT);
+}
+
+void transfer_teardown(struct transfer *t)
+{
+	pair_destroy(&t->pair);
+	if (ibv_dereg_mr(t->src_mr) || ibv_dereg_mr(t->dst_mr))
+		die("%s: ibv_dereg_mr: %s", t->dev->name, strerror(errno));
+	munmap(t->src, t->size);
+	munmap(t->dst, t->size);
+	free(t->op);
+	free(t->dropped);
+	pthread_mutex_destroy(&t->world);
+}
+
+size_t transfer_src_offset(const struct transfer *t, uint64_t round, size_t off)
+{
+	return (off + round % t->ops * t->op_size) % t->size;
+}
+
+static void post(struct transfer *t, size_t index)
+{
+	size_t off = index * t->op_size;
+	uint8_t *src = t->src + transfer_src_offset(t, t->round, off);
+	uint8_t *dst = t->dst + off;
+	struct transfer_op op = { .wr_id = index, .length = t->op_size };
+	int err;
+
+	if (t->dir == DIR_WRITE) {
+		op.opcode = IBV_WR_RDMA_WRITE;
+		op.local = src;
+		op.lkey = t->src_mr->lkey;
+		op.remote = (uintptr_t)dst;
+		op.rkey = t->dst_mr->rkey;
+	} else {
+		op.opcode = IBV_WR_RDMA_READ;
+		op.local = dst;
+		op.lkey = t->dst_mr->lkey;
+		op.remote = (uintptr_t)src;
+		op.rkey = t->src_mr->rkey;
+	}
+	t->op[index].posted = ++t->clock;
+	err = pair_post(&t->pair, &op);
+	if (err)
+		die("%s: ibv_post_send: %s", t->dev->name, strerror(err));
+}
+
+/* May this operation have met DST while it was read-only? */
+static bool denial_allowed(struct transfer *t, const struct ibv_wc *wc)
+{
+	const struct op_state *op = &t->op[wc->wr_id];
+
+	switch (wc->status) {
+	case IBV_WC_REM_ACCESS_ERR:
+	case IBV_WC_REM_OP_ERR:
+	case IBV_WC_LOC_PROT_ERR:
+		break;
+	default:
+		return false;
+	}
+	/* In this order: read_only_end is set before read_only is cleared. */
+	return op->read_only || op->read_only_end > op->posted;
+}
+
+/*
+ * An operation was refused: collect what is flushed, connect anew. RC completes in
+ * order, so the first index that did not succeed is where to go on. Waits until the
+ * range is writable again, lest it is refused once more.
+ */
+static bool recover(struct transfer *t, size_t index)
+{
+	double start = now();
+
+	t->denied++;
+	t->reconnects++;
+	pair_reconnect(&t->pair);
+	while (t->op[index].read_only) {
+		if (now() - start > t->stall_s) {
+			report_fail(t->report, "the disturbing thread is stuck in mprotect");
+			return false;
+		}
+		sleep_ms(1);
+	}
+	return true;
+}
+
+static bool run(struct transfer *t)
+{
+	size_t posted = 0, done = 0;
+	struct ibv_wc wc;
+
+	while (done < t->ops) {
+		while (posted < t->ops && posted - done < t->pair.depth)
+			post(t, posted++);
+		if (!pair_poll(&t->pair, REQUESTER, &wc, t->stall_s)) {
+			report_fail(t->report, "round %llu: no completion for %.0f s, operation %zu (offset %zu), QP %s/%s",
+				    (unsigned long long)t->round, t->stall_s, done,
+				    done * t->op_size,
+				    qp_state_name(pair_state(&t->pair, REQUESTER)),
+				    qp_state_name(pair_state(&t->pair, RESPONDER)));
+			return false;
+		}
+		if (wc.wr_id != done) {
+			report_fail(t->report, "round %llu: operation %llu completed, expected %zu",
+				    (unsigned long long)t->round,
+				    (unsigned long long)wc.wr_id, done);
+			return false;
+		}
+		if (wc.status == IBV_WC_SUCCESS) {
+			t->cursor = ++done;
+			continue;
+		}
+		if (!denial_allowed(t, &wc)) {
+			report_fail(t->report, "round %llu: operation %zu (offset %zu): %s (%d), vendor %#x",
+				    (unsigned long long)t->round, done,
+				    done * t->op_size, wc_status_name(wc.status),
+				    wc.status, wc.vendor_err);
+			return false;
+		}
+		if (!recover(t, done))
+			return false;
+		posted = done;
+	}
+	return true;
+}
+
+static bool verify_page(struct transfer *t, size_t page)
+{
+	size_t off = page * PAGE_SIZE;
+	size_t src_off = transfer_src_offset(t, t->round, off);
+	const uint64_t *word = (const uint64_t *)(t->dst + off);
+	bool may_be_zero = t->dropped[page] > t->op[off / t->op_size].posted;
+	size_t bad;
+
+	if (!may_be_zero) {
+		bad = pattern_check(word, PAGE_SIZE, t->seed, src_off);
+		t->verified += bad;
+	} else {
+		for (bad = 0; bad < PAGE_SIZE; bad += 8)
+			if (word[bad / 8] && word[bad / 8] !=
+			    pattern_word(t->seed, src_off + bad))
+				break;
+	}
+	if (bad == PAGE_SIZE)
+		return true;
+	report_fail(t->report, "round %llu: first mismatch at offset %zu (page dropped %s the operation): expected %#llx, got %#llx",
+		    (unsigned long long)t->round, off + bad,
+		    may_be_zero ? "after or during" : "not since",
+		    (unsigned long long)pattern_word(t->seed, src_off + (bad & ~7ul)),
+		    (unsigned long long)word[bad / 8]);
+	return false;
+}
+
+bool transfer_round(struct transfer *t)
+{
+	bool ok = run(t);
+	size_t page;
+
+	pthread_mutex_lock(&t->world);
+	for (page = 0; ok && page < t->pages; page++)
+		ok = verify_page(t, page);
+	t->round++;
+	t->cursor = 0;
+	pthread_mutex_unlock(&t->world);
+	return ok;
+}
