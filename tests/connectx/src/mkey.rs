@@ -1,21 +1,174 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Memory keys and their translation.
+//! MKeys: what a key lets an access do, and where its bytes are.
 
-/// All memory keys.
-#[derive(Debug, Default)]
-pub struct Mkeys {}
+pub mod walk;
+pub mod xlt;
+
+use std::collections::BTreeMap;
+
+use firmware_cmds::{AccessMode, Klm, Mkc, Mkey, Mtt, Wire};
+
+use crate::ids::Numbers;
+pub use walk::{Access, Denied, Extent, Missing, Target, WalkError};
+pub use xlt::Xlt;
+
+/// The null MKey: every access through it faults.
+pub const NULL_MKEY: Mkey = Mkey::new(0x0000_0200);
+
+/// The reserved lkey: every address is an IOVA. QPs with `rlky` set may use it.
+pub const RESERVED_LKEY: Mkey = Mkey::new(0x0000_0300);
+
+/// First index handed out; lower ones belong to the special keys.
+const FIRST_INDEX: u32 = 0x10;
+/// Last index, `log_max_mkey` = 22.
+const LAST_INDEX: u32 = (1 << 22) - 1;
+
+/// An MKey.
+#[derive(Clone, Debug)]
+pub struct MKey {
+    /// Its context.
+    pub mkc: Mkc,
+    /// Its translation entries.
+    pub xlt: Xlt,
+}
+
+impl MKey {
+    /// An MKey with room for as many octwords as its context says.
+    pub fn new(mkc: Mkc) -> Self {
+        Self {
+            xlt: Xlt::new(mkc.translations_octword_size),
+            mkc,
+        }
+    }
+
+    /// True if its context allows `access`.
+    fn allows(&self, access: Access) -> bool {
+        let rights = self.mkc.access;
+        match access {
+            Access::LocalRead => rights.local_read,
+            Access::LocalWrite => rights.local_write,
+            Access::RemoteRead => rights.remote_read,
+            Access::RemoteWrite => rights.remote_write,
+            Access::Atomic => rights.atomic,
+        }
+    }
+
+    fn start(&self) -> u64 {
+        self.mkc.start_addr.get()
+    }
+
+    /// True if `[va, va + len)` is inside the range; `len` must not be 0.
+    fn covers(&self, va: u64, len: u64) -> bool {
+        let Some(last) = va.checked_add(len - 1) else {
+            return false;
+        };
+        if self.mkc.access_mode == AccessMode::Pa && self.mkc.length64 {
+            return true;
+        }
+        // `last - start < len` and not `last < start + len`: that sum may be 2^64.
+        va >= self.start() && (self.mkc.length64 || last - self.start() < self.mkc.len)
+    }
+
+    fn log_page_size(&self) -> u32 {
+        u32::from(self.mkc.log_page_size.get())
+    }
+
+    fn page_mask(&self) -> u64 {
+        self.mkc.log_page_size.bytes() - 1
+    }
+
+    /// The last address of the page that holds `va`.
+    fn page_end(&self, va: u64) -> u64 {
+        va | self.page_mask()
+    }
+
+    /// Entries that the range needs, 0 where that cannot be said.
+    pub fn entries_needed(&self) -> u64 {
+        let log = self.log_page_size();
+        let Some(last) = self.mkc.len.checked_sub(1).filter(|_| !self.mkc.length64) else {
+            return 0;
+        };
+        match self.mkc.access_mode {
+            AccessMode::Mtt => {
+                let end = self.start().saturating_add(last);
+                (end >> log) - (self.start() >> log) + 1
+            }
+            AccessMode::Ksm => (last >> log) + 1,
+            _ => 0,
+        }
+    }
+
+    /// Entries that its table has room for.
+    pub fn entries(&self) -> u64 {
+        match self.mkc.access_mode {
+            AccessMode::Mtt => self.xlt.capacity(Mtt::LEN),
+            _ => self.xlt.capacity(Klm::LEN),
+        }
+    }
+}
+
+/// Every MKey, by index.
+#[derive(Debug)]
+pub struct Mkeys {
+    by_index: BTreeMap<u32, MKey>,
+    numbers: Numbers,
+}
+
+impl Default for Mkeys {
+    fn default() -> Self {
+        Self {
+            by_index: BTreeMap::new(),
+            numbers: Numbers::new(FIRST_INDEX, LAST_INDEX),
+        }
+    }
+}
 
 impl Mkeys {
-    /// Number of live keys.
+    /// Adds an MKey and returns its index, `None` if all are in use.
+    pub fn insert(&mut self, mkey: MKey) -> Option<u32> {
+        let by_index = &self.by_index;
+        let index = self.numbers.take(|n| by_index.contains_key(&n))?;
+        self.by_index.insert(index, mkey);
+        Some(index)
+    }
+
+    /// Removes an MKey; `None` if there is none.
+    pub fn remove(&mut self, index: u32) -> Option<MKey> {
+        self.by_index.remove(&index)
+    }
+
+    /// The MKey with this index.
+    pub fn get(&self, index: u32) -> Option<&MKey> {
+        self.by_index.get(&index)
+    }
+
+    /// The MKey with this index.
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut MKey> {
+        self.by_index.get_mut(&index)
+    }
+
+    /// Number of MKeys.
     #[must_use]
     pub fn len(&self) -> usize {
-        0
+        self.by_index.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        true
+        self.by_index.is_empty()
+    }
+
+    /// The MKey that `key` names, if it may be used.
+    fn checked(&self, key: Mkey) -> Result<&MKey, Denied> {
+        let mkey = self.get(key.index().get()).ok_or(Denied::Unknown)?;
+        if mkey.mkc.variant != key.variant() {
+            Err(Denied::Variant)
+        } else if mkey.mkc.free {
+            Err(Denied::Free)
+        } else {
+            Ok(mkey)
+        }
     }
 }

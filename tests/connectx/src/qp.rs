@@ -1,38 +1,399 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Queue pairs.
+//! Queue pairs: context, state and the position in both queues.
 
+pub mod context;
+pub mod transition;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::device::Device;
-use crate::ids::{Qpn, Uar};
+use crate::buffer::QueueBuffer;
+use crate::fault::Token;
+use crate::ids::{Cqn, Iova, Numbers, Pdn, Qpn, Srqn};
+use crate::transport::Op;
+use context::{self as qpc, QpContext};
 
-/// All queue pairs.
+/// Bytes of a send WQE basic block.
+pub const WQEBB: u64 = 64;
+
+/// First QP number handed out: 0 and 1 are the virtual numbers of the MAD QPs.
+const FIRST_QPN: u32 = 0x40;
+/// Last QP number, `log_max_qp` = 18.
+const LAST_QPN: u32 = (1 << 18) - 1;
+
+/// State of a QP, kernel `include/linux/mlx5/qp.h:mlx5_qp_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QpState {
+    /// Reset.
+    Rst,
+    /// Initialised: receives may be posted.
+    Init,
+    /// Ready to receive.
+    Rtr,
+    /// Ready to send.
+    Rts,
+    /// Send queue error.
+    SqErr,
+    /// Send queue drained.
+    SqDrained,
+    /// Error: everything posted is flushed.
+    Err,
+}
+
+impl QpState {
+    /// The state's code in the context.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Rst => 0,
+            Self::Init => 1,
+            Self::Rtr => 2,
+            Self::Rts => 3,
+            Self::SqErr => 4,
+            Self::SqDrained => 5,
+            Self::Err => 6,
+        }
+    }
+
+    /// Whether messages are taken from the peer.
+    pub fn receives(self) -> bool {
+        matches!(self, Self::Rtr | Self::Rts | Self::SqDrained | Self::SqErr)
+    }
+}
+
+/// Service type, kernel `include/linux/mlx5/qp.h:MLX5_QP_ST_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceType {
+    /// Reliable connection.
+    Rc,
+    /// Unreliable connection.
+    Uc,
+    /// Unreliable datagram.
+    Ud,
+    /// Extended reliable connection.
+    Xrc,
+    /// Management, QP 0.
+    Qp0,
+    /// Management, QP 1.
+    Qp1,
+    /// UMR of the driver.
+    RegUmr,
+}
+
+impl ServiceType {
+    /// Decodes the context's field, `None` for a type the device does not have.
+    pub fn parse(code: u32) -> Option<Self> {
+        Some(match code {
+            0 => Self::Rc,
+            1 => Self::Uc,
+            2 => Self::Ud,
+            3 => Self::Xrc,
+            7 => Self::Qp0,
+            8 => Self::Qp1,
+            0xc => Self::RegUmr,
+            _ => return None,
+        })
+    }
+
+    /// Whether its send WQEs carry an address vector.
+    pub fn is_datagram(self) -> bool {
+        matches!(self, Self::Ud | Self::Qp0 | Self::Qp1)
+    }
+}
+
+/// Where receive WQEs come from (`rq_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecvKind {
+    /// The QP's own queue.
+    Own,
+    /// A shared queue.
+    Shared(Srqn),
+    /// Nowhere.
+    None,
+}
+
+/// What holds the send queue up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A page fault, at this QP or at its peer.
+    Stall(Token),
+    /// A timer.
+    Until(Duration),
+}
+
+/// The send side.
 #[derive(Debug, Default)]
-pub struct Qps {}
+pub struct SendQueue {
+    /// log2 of the number of WQEBBs, `None` without a send queue.
+    pub log_size: Option<u32>,
+    /// First byte of the queue in the QP's buffer.
+    pub offset: u64,
+    /// WQEBBs done.
+    pub ci: u16,
+    /// WQEBBs posted, as last read from the doorbell record.
+    pub pi: u16,
+    /// The work request in progress.
+    pub op: Option<Op>,
+    /// What it waits for.
+    pub wait: Wait,
+    /// RNR NAKs that the work request in progress has met.
+    pub rnr_naks: u32,
+    /// Timeouts that the work request in progress has met.
+    pub timeouts: u32,
+    /// When which WQEBBs were posted: the start of a UMR's delay.
+    pub doorbells: VecDeque<(u16, Duration)>,
+}
+
+/// The receive side.
+#[derive(Debug)]
+pub struct RecvQueue {
+    /// Where WQEs come from.
+    pub kind: RecvKind,
+    /// log2 of the number of WQEs, `None` without an own queue.
+    pub log_size: Option<u32>,
+    /// log2 of the size of a WQE in bytes.
+    pub log_stride: u32,
+    /// WQEs done.
+    pub ci: u16,
+}
+
+/// A queue pair.
+#[derive(Debug)]
+pub struct Qp {
+    /// Its number.
+    pub qpn: Qpn,
+    /// Service type.
+    pub st: ServiceType,
+    /// State.
+    pub state: QpState,
+    /// The context as the driver sees it.
+    pub context: QpContext,
+    /// The pages of both queues.
+    pub buffer: QueueBuffer,
+    /// Send side.
+    pub sq: SendQueue,
+    /// Receive side.
+    pub rq: RecvQueue,
+    /// Counts resets and errors: what was bound to an earlier life is void.
+    pub epoch: u64,
+}
+
+/// Bytes of both queues, and the first byte of the send queue, that a context asks for.
+///
+/// Returns `None` for a queue type the device does not have.
+pub fn buffer_layout(context: &QpContext) -> Option<(u64, u64)> {
+    let rq = match context.get(qpc::RQ_TYPE) {
+        0 => 1 << (context.get(qpc::LOG_RQ_SIZE) + context.get(qpc::LOG_RQ_STRIDE) + 4),
+        1 | 3 => 0,
+        _ => return None,
+    };
+    let sq = if context.flag(qpc::NO_SQ) {
+        0
+    } else {
+        WQEBB << context.get(qpc::LOG_SQ_SIZE)
+    };
+    Some((rq + sq, rq))
+}
+
+impl Qp {
+    /// Makes a QP in state RST, in a buffer as [`buffer_layout`] says.
+    ///
+    /// Returns `None` for a service type or queue type the device does not have.
+    pub fn new(qpn: Qpn, mut context: QpContext, buffer: QueueBuffer) -> Option<Self> {
+        let st = ServiceType::parse(context.get(qpc::ST))?;
+        let (_, offset) = buffer_layout(&context)?;
+        let kind = match context.get(qpc::RQ_TYPE) {
+            0 => RecvKind::Own,
+            1 => RecvKind::Shared(Srqn(context.get(qpc::SRQN))),
+            _ => RecvKind::None,
+        };
+        let rq_size = (kind == RecvKind::Own).then(|| context.get(qpc::LOG_RQ_SIZE));
+        let sq_size = (!context.flag(qpc::NO_SQ)).then(|| context.get(qpc::LOG_SQ_SIZE));
+        context.set(qpc::STATE, QpState::Rst.code());
+        Some(Self {
+            qpn,
+            st,
+            state: QpState::Rst,
+            buffer,
+            sq: SendQueue {
+                log_size: sq_size,
+                offset,
+                ..SendQueue::default()
+            },
+            rq: RecvQueue {
+                kind,
+                log_size: rq_size,
+                log_stride: context.get(qpc::LOG_RQ_STRIDE) + 4,
+                ci: 0,
+            },
+            context,
+            epoch: 0,
+        })
+    }
+
+    /// Forgets what is in progress and starts a new epoch; the queues' positions stay.
+    pub fn stop(&mut self) {
+        self.epoch += 1;
+        self.sq.op = None;
+        self.sq.wait = Wait::Nothing;
+        self.sq.rnr_naks = 0;
+        self.sq.timeouts = 0;
+    }
+
+    /// [`Qp::stop`], and both queues are empty.
+    pub fn reset(&mut self) {
+        self.stop();
+        self.sq.ci = 0;
+        self.sq.pi = 0;
+        self.sq.doorbells.clear();
+        self.rq.ci = 0;
+    }
+
+    /// Address of the receive counter of the doorbell record.
+    pub fn recv_dbr(&self) -> Iova {
+        Iova(self.context.dbr_addr())
+    }
+
+    /// Address of the send counter of the doorbell record.
+    pub fn send_dbr(&self) -> Iova {
+        self.recv_dbr().offset(4)
+    }
+
+    /// Protection domain that keys are compared with. UMR work of the driver has none:
+    /// that QP is created in domain 0 (kernel `umr.c:mlx5r_umr_resource_init`).
+    pub fn pd(&self) -> Option<Pdn> {
+        (self.st != ServiceType::RegUmr).then(|| Pdn(self.context.get(qpc::PD)))
+    }
+
+    /// CQ of the send queue.
+    pub fn send_cq(&self) -> Cqn {
+        Cqn(self.context.get(qpc::CQN_SND))
+    }
+
+    /// CQ of the receive queue.
+    pub fn recv_cq(&self) -> Cqn {
+        Cqn(self.context.get(qpc::CQN_RCV))
+    }
+
+    /// What CQEs name the QP by.
+    pub fn user_index(&self) -> u32 {
+        self.context.get(qpc::USER_INDEX)
+    }
+
+    /// The peer's number.
+    pub fn remote_qpn(&self) -> Qpn {
+        Qpn(self.context.get(qpc::REMOTE_QPN))
+    }
+
+    /// Path MTU in bytes.
+    pub fn mtu(&self) -> u32 {
+        128 << self.context.get(qpc::MTU).clamp(1, 5)
+    }
+}
+
+/// Every QP, by number.
+#[derive(Debug)]
+pub struct Qps {
+    by_number: BTreeMap<Qpn, Qp>,
+    numbers: Numbers,
+    /// QPs with work to do, each at most once.
+    ready: VecDeque<Qpn>,
+    /// When to look at which QP again.
+    timers: BTreeSet<(Duration, Qpn)>,
+}
+
+impl Default for Qps {
+    fn default() -> Self {
+        Self {
+            by_number: BTreeMap::new(),
+            numbers: Numbers::new(FIRST_QPN, LAST_QPN),
+            ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+        }
+    }
+}
 
 impl Qps {
-    /// Number of live QPs.
+    /// A number that is not in use, `None` if all are.
+    pub fn number(&mut self) -> Option<Qpn> {
+        let by_number = &self.by_number;
+        self.numbers
+            .take(|n| by_number.contains_key(&Qpn(n)))
+            .map(Qpn)
+    }
+
+    /// Adds a QP under its own number.
+    pub fn insert(&mut self, qp: Qp) {
+        self.by_number.insert(qp.qpn, qp);
+    }
+
+    /// Removes a QP; `None` if there is none.
+    pub fn remove(&mut self, qpn: Qpn) -> Option<Qp> {
+        self.ready.retain(|&ready| ready != qpn);
+        self.timers.retain(|&(_, waiting)| waiting != qpn);
+        self.by_number.remove(&qpn)
+    }
+
+    /// The QP with this number.
+    pub fn get(&self, qpn: Qpn) -> Option<&Qp> {
+        self.by_number.get(&qpn)
+    }
+
+    /// The QP with this number.
+    pub fn get_mut(&mut self, qpn: Qpn) -> Option<&mut Qp> {
+        self.by_number.get_mut(&qpn)
+    }
+
+    /// Every QP, by number.
+    pub fn iter(&self) -> impl Iterator<Item = &Qp> {
+        self.by_number.values()
+    }
+
+    /// Number of QPs.
     #[must_use]
     pub fn len(&self) -> usize {
-        0
+        self.by_number.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        true
+        self.by_number.is_empty()
     }
-}
 
-impl Device {
-    /// A send queue doorbell in a UAR page. Only notes it: the work is done in
-    /// [`Device::step`].
-    pub(crate) fn ring_sq(&mut self, _uar: Uar, _qpn: Qpn) {}
+    /// Has a QP looked at in this or the next step.
+    pub fn wake(&mut self, qpn: Qpn) {
+        if !self.ready.contains(&qpn) {
+            self.ready.push_back(qpn);
+        }
+    }
 
-    /// Lets QPs work for a bounded while; returns when to be called again, `Some(now)`
-    /// for at once.
-    pub(crate) fn step_qps(&mut self) -> Option<Duration> {
-        None
+    /// Has a QP looked at no later than `at`.
+    pub fn wake_at(&mut self, at: Duration, qpn: Qpn) {
+        self.timers.insert((at, qpn));
+    }
+
+    /// Takes the next QP with work to do; timers that expired by `now` count.
+    pub(crate) fn next_ready(&mut self, now: Duration) -> Option<Qpn> {
+        while let Some(&(at, qpn)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.wake(qpn);
+        }
+        self.ready.pop_front()
+    }
+
+    /// When [`Qps::next_ready`] will have one.
+    pub(crate) fn next_deadline(&self, now: Duration) -> Option<Duration> {
+        if self.ready.is_empty() {
+            self.timers.first().map(|&(at, _)| at)
+        } else {
+            Some(now)
+        }
     }
 }

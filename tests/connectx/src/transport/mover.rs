@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Moves the bytes of a message from one list of segments to another.
+//!
+//! A message moves in chunks. The translations of a chunk, of source and of
+//! destination, are looked up and used within one step of the device, and are
+//! looked up again for the next chunk: a UMR never completes between the two, so
+//! no access goes through a translation that a completed UMR took back.
+
+use firmware_cmds::Mkey;
+
+use crate::device::Device;
+use crate::guest::DmaError;
+use crate::ids::{Pdn, Qpn};
+use crate::mkey::{Access, Denied, Extent, Missing, Mkeys, Target, WalkError};
+
+/// The most bytes that move in one step.
+pub const CHUNK: u64 = 256 << 10;
+
+/// A part of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Memory behind an MKey.
+    Memory {
+        /// The key.
+        key: Mkey,
+        /// First address.
+        va: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Bytes that came with the work request.
+    Inline(Vec<u8>),
+}
+
+impl Segment {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory { len, .. } => *len,
+            Self::Inline(bytes) => crate::guest::to_u64(bytes.len()),
+        }
+    }
+
+    /// True if it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Bytes of a whole list.
+pub fn total(list: &[Segment]) -> u64 {
+    list.iter().map(Segment::len).sum()
+}
+
+/// One end of a transfer.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// What it consists of.
+    pub list: &'a [Segment],
+    /// How memory is accessed.
+    pub access: Access,
+    /// Protection domain that keys must belong to, `None` for any.
+    pub pd: Option<Pdn>,
+    /// QP whose memory it is, for the journal.
+    pub qpn: Qpn,
+}
+
+/// What keeps an end from being accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A page fault; the target is the rest of the segment that it was met in.
+    Fault(Target, Missing),
+    /// A protection error.
+    Denied(Target, Denied),
+    /// The IOVA behind a valid translation cannot be reached.
+    Dma(Extent, DmaError),
+}
+
+/// The end that could not be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// The bytes could not be read.
+    Source(Obstacle),
+    /// The bytes could not be written.
+    Destination(Obstacle),
+}
+
+enum Piece<'a> {
+    Memory(Extent),
+    Inline(&'a [u8]),
+}
+
+/// Resolves up to `limit` bytes of `end` from byte `from` on.
+fn pieces<'a>(
+    mkeys: &Mkeys,
+    end: &End<'a>,
+    from: u64,
+    limit: u64,
+) -> Result<Vec<Piece<'a>>, Obstacle> {
+    let mut pieces = Vec::new();
+    let mut extents = Vec::new();
+    let mut skip = from;
+    let mut left = limit;
+    for segment in end.list {
+        if left == 0 {
+            break;
+        }
+        let len = segment.len();
+        if skip >= len {
+            skip -= len;
+            continue;
+        }
+        let rest = len - skip;
+        match segment {
+            Segment::Memory { key, va, .. } => {
+                let target = Target {
+                    key: *key,
+                    va: va.wrapping_add(skip),
+                    len: rest,
+                    access: end.access,
+                    pd: end.pd,
+                };
+                mkeys
+                    .resolve(&target, left.min(rest), &mut extents)
+                    .map_err(|error| match error {
+                        WalkError::Missing(missing) => Obstacle::Fault(target, missing),
+                        WalkError::Denied(denied) => Obstacle::Denied(target, denied),
+                    })?;
+                pieces.extend(extents.drain(..).map(Piece::Memory));
+            }
+            Segment::Inline(bytes) => {
+                let from = usize::try_from(skip).unwrap_or(usize::MAX);
+                let take = usize::try_from(left.min(rest)).unwrap_or(usize::MAX);
+                pieces.push(Piece::Inline(&bytes[from..from + take]));
+            }
+        }
+        left -= left.min(rest);
+        skip = 0;
+    }
+    Ok(pieces)
+}
+
+impl Device {
+    /// Moves the next chunk, bytes `done..` of `total`, and returns its length.
+    ///
+    /// # Errors
+    ///
+    /// [`Blocked`]. Nothing was written unless the obstacle is [`Obstacle::Dma`].
+    pub(super) fn move_chunk(
+        &mut self,
+        source: &End<'_>,
+        destination: &End<'_>,
+        done: u64,
+        total: u64,
+    ) -> Result<u64, Blocked> {
+        let len = CHUNK.min(total - done);
+        let from = pieces(&self.mkeys, source, done, len).map_err(Blocked::Source)?;
+        let to = pieces(&self.mkeys, destination, done, len).map_err(Blocked::Destination)?;
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let mut rest = &mut buffer[..];
+        for piece in &from {
+            rest = match piece {
+                Piece::Memory(extent) => {
+                    let (now, later) = split(rest, extent.len);
+                    if let Err(error) = self.mem.read(extent.iova, now) {
+                        return Err(Blocked::Source(Obstacle::Dma(*extent, error)));
+                    }
+                    self.counters.bytes_read += extent.len;
+                    later
+                }
+                Piece::Inline(bytes) => {
+                    let (now, later) = rest.split_at_mut(bytes.len());
+                    now.copy_from_slice(bytes);
+                    later
+                }
+            };
+        }
+        let mut rest = &mut buffer[..];
+        for piece in &to {
+            if let Piece::Memory(extent) = piece {
+                let (now, later) = split(rest, extent.len);
+                if let Err(error) = self.mem.write(extent.iova, now) {
+                    return Err(Blocked::Destination(Obstacle::Dma(*extent, error)));
+                }
+                self.counters.bytes_written += extent.len;
+                rest = later;
+            }
+        }
+        Ok(len)
+    }
+}
+
+fn split(bytes: &mut [u8], at: u64) -> (&mut [u8], &mut [u8]) {
+    bytes.split_at_mut(usize::try_from(at).unwrap_or(usize::MAX))
+}
