@@ -1,7 +1,63 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
 //! Bytes and values of the ConnectX firmware interface that On-Demand Paging speaks.
+//!
+//! Every format has two faces. The *layout* (`MkcLayout`, `DataSegLayout`, ...) is a struct of
+//! big-endian words, named field by field after the kernel's `mlx5_ifc.h`, `qp.h` and `device.h`;
+//! any bytes are a layout. The *value* (`Mkc`, `DataSeg`, ...) is plain Rust in host order that can
+//! only hold what the format can carry. [`Wire`] goes from one to the other: [`Wire::parse`] checks,
+//! [`Wire::emit`] writes every byte. Both sides of the device use the same definitions: the driver
+//! encodes what the device model decodes, and the reverse.
+//!
+//! The crate needs neither `std` nor `alloc`, holds no `unsafe` code, and no input makes it panic.
+//!
+//! # Glossary
+//!
+//! - CQE, EQE: completion / event queue entry.
+//! - DS: 16-byte unit ("data segment") in which a WQE's length is counted.
+//! - IOVA: address in the space of an MKey.
+//! - KLM, KSM: translation entry that names another MKey; KLMs carry a length each, the entries of
+//!   a KSM list all have the page size of their MKey.
+//! - MKC: MKey context, what the device holds about an MKey.
+//! - MKey: memory key. Bits 31:8 are its index, bits 7:0 a variant that the owner picks.
+//! - MTT: memory translation table entry, one page's bus address with its access bits.
+//! - Octoword: 16 bytes, the unit in which translation lists are measured.
+//! - PRM: Programmer's Reference Manual of the adapter.
+//! - UMR: user-mode memory registration, a WQE that changes an MKey.
+//! - WQE, SGE: work queue entry, scatter/gather entry.
+//! - XLT: translation list of an MKey: MTTs, KLMs or KSMs.
 
 #![crate_name = "firmware_cmds"]
 #![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(CONFIG_RUST),
+    allow(
+        non_ascii_idents,
+        reason = "zerocopy-derive generates them; the kernel's copy does not"
+    )
+)]
+
+pub mod cmd;
+pub mod eqe;
+pub mod handle;
+pub mod mkc;
+pub mod mkey;
+pub mod page_fault;
+pub mod resume;
+pub mod umr;
+pub mod wire;
+pub mod wqe;
+pub mod xlt;
+
+pub use cmd::{CmdStatus, InHeader, Opcode, OutHeader};
+pub use eqe::{Eqe, EventType};
+pub use handle::{
+    DmaAddr, Eqn, Iova, MemoryToken, Mkey, MkeyIndex, MkeyVariant, Pdn, Qpn, Srqn, TransportToken,
+    WqNumber,
+};
+pub use mkc::{Access, AccessMode, LogPageSize, Mkc};
+pub use page_fault::{MemoryFault, PageFault, PageFaultError, RdmaFault, WqeFault, WqeFaultKind};
+pub use resume::{FaultToken, PageFaultResume, Scheme};
+pub use wire::{Error, Wire};
+pub use xlt::{Klm, Ksm, Mtt, MttAccess};

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Translation entries: MTT, KLM and KSM.
+//!
+//! Source: PRM "Memory Translation Table", "KLM", "KSM"; kernel `mlx5_ifc_mtt_bits`,
+//! `struct mlx5_{mtt,klm,ksm}`, `MLX5_EN_RD`, `MLX5_EN_WR`.
+
+use bitfield_struct::bitfield;
+use zerocopy::byteorder::big_endian::{U32, U64};
+use zerocopy::FromZeros;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::handle::{DmaAddr, Iova, Mkey};
+use crate::wire::{Error, Wire};
+
+/// Layout of an MTT (`mtt`).
+#[bitfield(u64, order = Msb, repr = U64, from = U64::new, into = U64::get)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+pub struct MttLayout {
+    /// Bits 63:32 of the page's bus address.
+    pub ptag_63_32: u32,
+    /// Bits 31:8 of the page's bus address.
+    #[bits(24)]
+    pub ptag_31_8: u32,
+    #[bits(6)]
+    __: u8,
+    /// The device may write the page.
+    pub wr_en: bool,
+    /// The device may read the page.
+    pub rd_en: bool,
+}
+
+/// What the device may do with a page without faulting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct MttAccess {
+    /// Read it.
+    pub read: bool,
+    /// Write it.
+    pub write: bool,
+}
+
+impl MttAccess {
+    /// Every access faults.
+    pub const NONE: Self = Self {
+        read: false,
+        write: false,
+    };
+
+    /// Writes fault.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+    };
+
+    /// Nothing faults.
+    pub const READ_WRITE: Self = Self {
+        read: true,
+        write: true,
+    };
+}
+
+/// Translation of one page.
+///
+/// # Invariants
+///
+/// The address is a multiple of [`Mtt::ALIGN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Mtt {
+    addr: DmaAddr,
+    access: MttAccess,
+}
+
+impl Mtt {
+    /// A page's address must be a multiple of this: the entry has no room for lower bits.
+    pub const ALIGN: u64 = 1 << 8;
+
+    /// The translation of a page that is not there: all zeros, every access faults.
+    pub const NOT_PRESENT: Self = Self {
+        addr: DmaAddr::new(0),
+        access: MttAccess::NONE,
+    };
+
+    /// Translates to the page at `addr`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Misaligned`]: `addr` is not a multiple of [`Mtt::ALIGN`].
+    pub const fn new(addr: DmaAddr, access: MttAccess) -> Result<Self, Error> {
+        if addr.get() % Self::ALIGN != 0 {
+            return Err(Error::Misaligned(addr.get()));
+        }
+        // INVARIANT: just checked.
+        Ok(Self { addr, access })
+    }
+
+    /// Bus address of the page.
+    pub const fn addr(self) -> DmaAddr {
+        self.addr
+    }
+
+    /// What the device may do with the page.
+    pub const fn access(self) -> MttAccess {
+        self.access
+    }
+
+    /// Whether any access is allowed.
+    pub const fn is_present(self) -> bool {
+        self.access.read || self.access.write
+    }
+}
+
+impl Wire for Mtt {
+    type Layout = MttLayout;
+
+    /// Every layout is accepted.
+    fn decode(layout: &MttLayout) -> Result<Self, Error> {
+        // INVARIANT: both parts are at or above bit 8.
+        Ok(Self {
+            addr: DmaAddr::new(
+                u64::from(layout.ptag_63_32()) << 32 | u64::from(layout.ptag_31_8()) << 8,
+            ),
+            access: MttAccess {
+                read: layout.rd_en(),
+                write: layout.wr_en(),
+            },
+        })
+    }
+
+    fn encode(&self) -> MttLayout {
+        // The invariant keeps the address clear of the access bits.
+        MttLayout::from_bits(U64::new(self.addr.get()))
+            .with_wr_en(self.access.write)
+            .with_rd_en(self.access.read)
+    }
+}
+
+/// Layout of a KLM (`struct mlx5_klm`).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct KlmLayout {
+    /// Bytes that the entry covers.
+    pub bcount: U32,
+    /// Key that translates further.
+    pub key: U32,
+    /// Where the entry starts in that key's space.
+    pub va: U64,
+}
+
+/// Translation of a stretch of any length by another MKey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Klm {
+    /// Bytes that the entry covers.
+    pub bcount: u32,
+    /// Key that translates further.
+    pub key: Mkey,
+    /// Where the entry starts in that key's space.
+    pub va: Iova,
+}
+
+impl Wire for Klm {
+    type Layout = KlmLayout;
+
+    /// Every layout is accepted.
+    fn decode(layout: &KlmLayout) -> Result<Self, Error> {
+        Ok(Self {
+            bcount: layout.bcount.get(),
+            key: Mkey::new(layout.key.get()),
+            va: Iova::new(layout.va.get()),
+        })
+    }
+
+    fn encode(&self) -> KlmLayout {
+        KlmLayout {
+            bcount: U32::new(self.bcount),
+            key: U32::new(self.key.get()),
+            va: U64::new(self.va.get()),
+        }
+    }
+}
+
+/// Layout of a KSM (`struct mlx5_ksm`).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct KsmLayout {
+    /// Reserved.
+    pub reserved: [u8; 4],
+    /// Key that translates further.
+    pub key: U32,
+    /// Where the entry starts in that key's space.
+    pub va: U64,
+}
+
+/// Translation of one page of an MKey by another MKey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Ksm {
+    /// Key that translates further.
+    pub key: Mkey,
+    /// Where the entry starts in that key's space.
+    pub va: Iova,
+}
+
+impl Wire for Ksm {
+    type Layout = KsmLayout;
+
+    /// Every layout is accepted.
+    fn decode(layout: &KsmLayout) -> Result<Self, Error> {
+        Ok(Self {
+            key: Mkey::new(layout.key.get()),
+            va: Iova::new(layout.va.get()),
+        })
+    }
+
+    fn encode(&self) -> KsmLayout {
+        KsmLayout {
+            key: U32::new(self.key.get()),
+            va: U64::new(self.va.get()),
+            ..FromZeros::new_zeroed()
+        }
+    }
+}
