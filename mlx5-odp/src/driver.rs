@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! What the fault path needs of the driver around it.
+
+use firmware_cmds::wqe::SendTransport;
+use firmware_cmds::{Mkey, PageFaultError, PageFaultResume, WqeFault};
+
+use crate::region::{Pressure, Region};
+use crate::PageIndex;
+
+/// What the device is known to want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// The event says that it reads.
+    Read,
+    /// The event says that it writes.
+    Write,
+    /// The event does not say: the memory scheme.
+    Unknown,
+}
+
+impl Intent {
+    /// From an event that says which.
+    pub const fn of(write: bool) -> Self {
+        if write {
+            Self::Write
+        } else {
+            Self::Read
+        }
+    }
+}
+
+/// Why a key leads to no region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRegion {
+    /// No ODP key has its index: it is a pinned MR's, or was destroyed meanwhile.
+    NotOdp,
+    /// The index is in use, with another variant.
+    Stale,
+    /// It is of a kind that this driver does not serve.
+    Unsupported(Unsupported),
+}
+
+/// What is known to exist and not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsupported {
+    /// A WQE of a shared receive queue.
+    SharedReceiveQueue,
+    /// A memory window or another key that refers to keys.
+    IndirectKey,
+    /// An implicit MR or a dma-buf.
+    RegionKind,
+    /// Send WQEs of this transport.
+    Transport,
+    /// Receive WQEs with signatures.
+    Signature,
+}
+
+/// Something that an administrator may want to know. All of it is in the hands of users and of
+/// firmware, so an implementation limits the rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The driver lacks something; the access fails.
+    Unsupported(Unsupported),
+    /// The event cannot be made out.
+    Event(PageFaultError),
+    /// The WQE cannot be read or made out; the access fails.
+    Wqe(firmware_cmds::Error),
+    /// The device did not take a table update; the access fails.
+    Update(Mkey),
+}
+
+/// A WQE could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWqe {
+    /// No memory to read it into.
+    Memory,
+    /// It is not there to be read.
+    Unreadable,
+}
+
+/// A queue pair, kept alive by the value.
+pub trait Queue {
+    /// A WQE's bytes.
+    type Wqe: AsRef<[u8]>;
+
+    /// How its send WQEs begin; `None` if that is not known.
+    fn transport(&self) -> Option<SendTransport>;
+
+    /// Whether receive WQEs start with a signature.
+    fn receive_signature(&self) -> bool;
+
+    /// Reads the send WQE that starts at block `index`, as much of it as its control segment says
+    /// or more.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoWqe`].
+    fn read_send(&self, index: u16) -> Result<Self::Wqe, NoWqe>;
+
+    /// Reads the receive WQE `index`, exactly.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoWqe`].
+    fn read_receive(&self, index: u16) -> Result<Self::Wqe, NoWqe>;
+}
+
+/// The driver of one device.
+pub trait Driver {
+    /// See [`Driver::region`].
+    type Region<'a>: Region
+    where
+        Self: 'a;
+    /// See [`Driver::queue`].
+    type Queue<'a>: Queue
+    where
+        Self: 'a;
+
+    /// Finds and holds the region of a key.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoRegion`].
+    fn region(&self, mkey: Mkey) -> Result<Self::Region<'_>, NoRegion>;
+
+    /// Finds and holds the queue pair that a fault stalled; `None` if it is gone.
+    fn queue(&self, fault: &WqeFault) -> Option<Self::Queue<'_>>;
+
+    /// The key that ends a receive WQE's scatter list.
+    fn end_of_list(&self) -> Mkey;
+
+    /// Sends PAGE_FAULT_RESUME. There is nothing to be done when it fails: the device is lost,
+    /// or the queue is gone.
+    fn resume(&self, command: &PageFaultResume);
+
+    /// Waits a little after unsuccessful try number `attempt` (from 1) and counts it.
+    fn back_off(&self, why: Pressure, attempt: u32);
+
+    /// Counts a fault that went back to the device for it to ask again.
+    fn gave_back(&self, why: Pressure);
+
+    /// Notes that the device faulted on a page although it had read access to it before, and
+    /// says whether that has gone on for longer than faults raised before that can explain: what
+    /// [`crate::Repeats`] knows.
+    fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool;
+
+    /// Tells the administrator.
+    fn report(&self, report: Report);
+}

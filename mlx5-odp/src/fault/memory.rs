@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The memory scheme: the event names an MKey and an address.
+
+use firmware_cmds::MemoryFault;
+
+use super::{answer, demand};
+use crate::bring_in::NotIn;
+use crate::driver::{Driver, Intent, NoRegion, Report};
+use crate::region::Region;
+use crate::stall::Stall;
+
+pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, stall: Stall<'_, D>) {
+    match (bring_in_window(driver, fault), fault.last) {
+        // On success only the last event of an access is answered.
+        (Ok(()) | Err(NotIn::Busy(_)), false) => stall.more_follows(),
+        (outcome, _) => answer(driver, stall, outcome),
+    }
+}
+
+fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault) -> Result<(), NotIn> {
+    let region = match driver.region(fault.mkey) {
+        Ok(region) => region,
+        // Unlike in the transport scheme the key is the one that faulted, so it must be ours.
+        Err(NoRegion::NotOdp | NoRegion::Stale) => return Err(NotIn::Invalid),
+        Err(NoRegion::Unsupported(what)) => {
+            driver.report(Report::Unsupported(what));
+            return Err(NotIn::Invalid);
+        }
+    };
+    let placement = region.placement();
+
+    // The device does not know where the MR ends, nor what is mapped there.
+    let demanded = placement
+        .clamped(fault.va, 0, fault.demand_bytes())
+        .ok_or(NotIn::Invalid)?;
+    let window = placement.clamped(
+        fault.va,
+        fault.pre_demand_bytes(),
+        fault.demand_bytes() + fault.post_demand_bytes(),
+    );
+
+    match window {
+        // What surrounds the demanded pages is a suggestion, and may fail.
+        Some(window)
+            if window != demanded && demand(driver, &region, window, Intent::Unknown).is_ok() =>
+        {
+            Ok(())
+        }
+        _ => demand(driver, &region, demanded, Intent::Unknown),
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The transport scheme's remote accesses: RDMA READ, RDMA WRITE and atomics at the responder.
+
+use firmware_cmds::RdmaFault;
+
+use super::{answer, demand_of_key};
+use crate::bring_in::bring_in;
+use crate::driver::{Driver, Intent};
+use crate::region::Region;
+use crate::stall::Stall;
+
+/// At most so many bytes are brought in that nobody has asked for yet.
+const MAX_PREFETCH: u32 = 4 << 20;
+
+pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, stall: Stall<'_, D>) {
+    let intent = Intent::of(fault.fault_type.is_write());
+    let Some(at) = fault.rdma_va.checked_add(u64::from(fault.bytes_committed)) else {
+        return stall.fail();
+    };
+    let rest = fault.rdma_op_len.saturating_sub(fault.bytes_committed);
+
+    // A device that does not know how long the operation is says 0. The packet must be there for
+    // it to get on; what follows is brought in when it runs again.
+    let (bytes, prefetch) = match rest {
+        0 => (
+            u32::from(fault.packet_length),
+            fault.bytes_committed.min(MAX_PREFETCH),
+        ),
+        rest => (rest, 0),
+    };
+
+    let outcome = match bytes {
+        0 => Ok(()),
+        bytes => demand_of_key(driver, fault.r_key, at, u64::from(bytes), intent),
+    };
+    answer(driver, stall, outcome);
+
+    if outcome.is_ok() && prefetch != 0 {
+        // Nobody waits for this; if it cannot be had, the device will ask for it.
+        if let Ok(region) = driver.region(fault.r_key) {
+            let range = region.placement().exactly(at, u64::from(prefetch));
+            let pages = range.map(|range| bring_in(&region, range, intent, driver));
+            if let Some(Ok(base_pages)) = pages {
+                region.count_prefetch(base_pages);
+            }
+        }
+    }
+}

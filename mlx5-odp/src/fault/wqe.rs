@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The transport scheme's local accesses: a WQE whose data segments are not present.
+//!
+//! The event names the WQE only, so it is read back and every segment that is not done yet is
+//! brought in.
+
+use firmware_cmds::wqe::{DataSeg, RecvSges, SendWqe, Sge};
+use firmware_cmds::{Error, WqeFault, WqeFaultKind};
+
+use super::{answer, demand_of_key};
+use crate::bring_in::NotIn;
+use crate::driver::{Driver, Intent, NoWqe, Queue, Report, Unsupported};
+use crate::region::Pressure;
+use crate::stall::Stall;
+
+pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, stall: Stall<'_, D>) {
+    let outcome = match fault.kind {
+        WqeFaultKind::SharedReceive => {
+            driver.report(Report::Unsupported(Unsupported::SharedReceiveQueue));
+            Err(NotIn::Invalid)
+        }
+        // A queue pair that is gone takes its stalled accesses with it, and a device that has
+        // forgotten one ignores its resume: an answer is never wrong, silence might be.
+        _ => match driver.queue(fault) {
+            None => Err(NotIn::Invalid),
+            Some(queue) if fault.kind.is_send_queue() => bring_in_send(driver, fault, &queue),
+            Some(queue) => bring_in_receive(driver, fault, &queue),
+        },
+    };
+    answer(driver, stall, outcome);
+}
+
+fn bring_in_send<D: Driver>(driver: &D, fault: &WqeFault, queue: &impl Queue) -> Result<(), NotIn> {
+    let Some(transport) = queue.transport() else {
+        driver.report(Report::Unsupported(Unsupported::Transport));
+        return Err(NotIn::Invalid);
+    };
+    let bytes = queue.read_send(fault.wqe_index).map_err(unread)?;
+    let wqe = SendWqe::parse(bytes.as_ref(), transport).map_err(|e| malformed(driver, e))?;
+
+    let mut walk = Walk::new(driver, fault);
+    for segment in wqe.sges() {
+        match segment.map_err(|e| malformed(driver, e))? {
+            Sge::Data(data) => walk.data(&data)?,
+            Sge::Inline(bytes) => {
+                // CAST: widens.
+                walk.skip(bytes.len() as u64);
+            }
+        }
+    }
+    walk.end()
+}
+
+fn bring_in_receive<D: Driver>(
+    driver: &D,
+    fault: &WqeFault,
+    queue: &impl Queue,
+) -> Result<(), NotIn> {
+    if queue.receive_signature() {
+        driver.report(Report::Unsupported(Unsupported::Signature));
+        return Err(NotIn::Invalid);
+    }
+    let bytes = queue.read_receive(fault.wqe_index).map_err(unread)?;
+
+    let mut walk = Walk::new(driver, fault);
+    for data in RecvSges::new(bytes.as_ref(), driver.end_of_list()) {
+        walk.data(&data.map_err(|e| malformed(driver, e))?)?;
+    }
+    walk.end()
+}
+
+fn unread(error: NoWqe) -> NotIn {
+    match error {
+        NoWqe::Memory => NotIn::Busy(Pressure::Memory),
+        NoWqe::Unreadable => NotIn::Invalid,
+    }
+}
+
+fn malformed<D: Driver>(driver: &D, error: Error) -> NotIn {
+    driver.report(Report::Wqe(error));
+    NotIn::Invalid
+}
+
+/// The segments of one WQE, in order.
+struct Walk<'a, D> {
+    driver: &'a D,
+    intent: Intent,
+    /// Bytes at the front that are done and need no page any more.
+    committed: u64,
+    empty: bool,
+}
+
+impl<'a, D: Driver> Walk<'a, D> {
+    fn new(driver: &'a D, fault: &WqeFault) -> Self {
+        Self {
+            driver,
+            intent: Intent::of(fault.kind.is_write()),
+            committed: u64::from(fault.bytes_committed),
+            empty: true,
+        }
+    }
+
+    /// Passes over bytes, and returns how many of them are done.
+    fn skip(&mut self, bytes: u64) -> u64 {
+        let done = bytes.min(self.committed);
+        self.committed -= done;
+        self.empty = false;
+        done
+    }
+
+    fn data(&mut self, data: &DataSeg) -> Result<(), NotIn> {
+        let bytes = data.byte_count.bytes();
+        let done = self.skip(bytes);
+        if done == bytes {
+            return Ok(());
+        }
+        let at = data.addr.checked_add(done).ok_or(NotIn::Invalid)?;
+        demand_of_key(self.driver, data.lkey, at, bytes - done, self.intent)
+    }
+
+    /// A WQE without a segment cannot have stalled on one.
+    fn end(self) -> Result<(), NotIn> {
+        if self.empty {
+            return Err(NotIn::Invalid);
+        }
+        Ok(())
+    }
+}
