@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Addresses, entries and chunks of one mirror.
+
+use core::ops::Range;
+
+/// The most CPU pages that one range fault fills, unless one entry is larger:
+/// 2 MiB of 4 KiB pages.
+pub const CHUNK_PAGES: usize = 512;
+
+/// A range of process addresses in bytes, the end exclusive.
+pub type Span = Range<usize>;
+
+/// The number of an entry in its mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Index(pub usize);
+
+/// Consecutive entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indices {
+    first: usize,
+    end: usize,
+}
+
+impl Indices {
+    /// The entries `range`.
+    pub const fn new(range: Range<usize>) -> Self {
+        Self {
+            first: range.start,
+            end: if range.end < range.start {
+                range.start
+            } else {
+                range.end
+            },
+        }
+    }
+
+    /// The first entry.
+    pub const fn first(self) -> Index {
+        Index(self.first)
+    }
+
+    /// How many entries.
+    pub const fn len(self) -> usize {
+        self.end - self.first
+    }
+
+    /// No entry at all.
+    pub const fn is_empty(self) -> bool {
+        self.first == self.end
+    }
+
+    /// Every entry, in order.
+    pub fn iter(self) -> impl Iterator<Item = Index> {
+        (self.first..self.end).map(Index)
+    }
+}
+
+/// Why a range cannot be mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeometryError {
+    /// The range wraps around the address space.
+    Overflow,
+    /// The range holds no entry.
+    Empty,
+}
+
+/// The range of a mirror and the size of its entries.
+///
+/// # Invariants
+///
+/// `start` and `end` are multiples of the entry size, `start < end`, and
+/// `page_shift <= entry_shift`.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    start: usize,
+    end: usize,
+    page_shift: u32,
+    entry_shift: u32,
+}
+
+/// A piece of a mirror for one range fault: whole entries within one chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The addresses.
+    pub span: Span,
+    /// The entries.
+    pub indices: Indices,
+}
+
+impl Geometry {
+    /// The smallest mirror that covers `length` bytes from `address`, with entries
+    /// of `1 << entry_shift` bytes on a CPU with pages of `1 << page_shift` bytes.
+    ///
+    /// A length of 0 in the middle of an entry covers that entry.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError::Overflow`] when the end or its rounding up wraps, or the end
+    /// is address 0; [`GeometryError::Empty`] when no entry is covered.
+    pub fn cover(
+        address: usize,
+        length: usize,
+        page_shift: u32,
+        entry_shift: u32,
+    ) -> Result<Self, GeometryError> {
+        let mask = (1_usize << entry_shift) - 1;
+        let end = address
+            .checked_add(length)
+            .and_then(|end| end.checked_add(mask))
+            .ok_or(GeometryError::Overflow)?;
+        let (start, end) = (address & !mask, end & !mask);
+        if end == 0 {
+            return Err(GeometryError::Overflow);
+        }
+        Self::of_span(start..end, page_shift, entry_shift).ok_or(GeometryError::Empty)
+    }
+
+    /// The mirror of exactly `span`, or `None` when `span` is empty or not of whole
+    /// entries.
+    pub fn of_span(span: Span, page_shift: u32, entry_shift: u32) -> Option<Self> {
+        let mask = (1_usize << entry_shift) - 1;
+        let whole = span.start & mask == 0 && span.end & mask == 0;
+        if !whole || span.start >= span.end || page_shift > entry_shift {
+            return None;
+        }
+        // INVARIANT: just checked.
+        Some(Self {
+            start: span.start,
+            end: span.end,
+            page_shift,
+            entry_shift,
+        })
+    }
+
+    /// The addresses of the mirror.
+    pub const fn span(&self) -> Span {
+        self.start..self.end
+    }
+
+    /// All entries of the mirror.
+    pub const fn indices(&self) -> Indices {
+        Indices::new(0..(self.end - self.start) >> self.entry_shift)
+    }
+
+    /// Bytes of one entry, as a power of two.
+    pub const fn entry_shift(&self) -> u32 {
+        self.entry_shift
+    }
+
+    /// CPU pages of one entry.
+    pub const fn pages_per_entry(&self) -> usize {
+        1 << (self.entry_shift - self.page_shift)
+    }
+
+    /// The order of a mapping that fills one entry.
+    pub(crate) const fn entry_order(&self) -> u32 {
+        self.entry_shift - self.page_shift
+    }
+
+    /// The entries that `span` touches, partly or wholly, clipped to the mirror.
+    pub fn touched(&self, span: &Span) -> Indices {
+        let start = span.start.max(self.start);
+        let end = span.end.min(self.end);
+        if start >= end {
+            return Indices::new(0..0);
+        }
+        let first = (start - self.start) >> self.entry_shift;
+        let last = (end - 1 - self.start) >> self.entry_shift;
+        Indices::new(first..last + 1)
+    }
+
+    /// `length` bytes from `address`, if they lie in the mirror.
+    pub fn within(&self, address: usize, length: usize) -> Option<Span> {
+        let end = address.checked_add(length)?;
+        (address >= self.start && end <= self.end).then_some(address..end)
+    }
+
+    /// CPU pages of the largest window of `indices`: the scratch that [`fault`]
+    /// wants.
+    ///
+    /// [`fault`]: crate::fault()
+    pub fn scratch_len(&self, indices: Indices) -> usize {
+        let chunk = CHUNK_PAGES.max(self.pages_per_entry());
+        // No chunk of CPU pages can outgrow the address space.
+        chunk.min(indices.len().saturating_mul(self.pages_per_entry()))
+    }
+
+    /// `indices` cut at chunk boundaries.
+    pub fn windows(&self, indices: Indices) -> impl Iterator<Item = Window> + '_ {
+        let chunk = (CHUNK_PAGES << self.page_shift).max(1 << self.entry_shift);
+        let mut next = self.start + (indices.first << self.entry_shift);
+        let end = self.start + (indices.end << self.entry_shift);
+        core::iter::from_fn(move || {
+            if next >= end {
+                return None;
+            }
+            // The chunk's last byte, which unlike its end cannot wrap.
+            let last = (next | (chunk - 1)).min(end - 1);
+            let span = next..last + 1;
+            next = span.end;
+            Some(Window {
+                indices: self.touched(&span),
+                span,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u32 = 12;
+    const HUGE: u32 = 21;
+
+    #[test]
+    fn cover_rounds_outwards() {
+        let g = Geometry::cover(0x1800, 0x1000, PAGE, PAGE).unwrap();
+        assert_eq!(g.span(), 0x1000..0x3000);
+        assert_eq!(g.indices().len(), 2);
+        let g = Geometry::cover(0x30_0000, 1, PAGE, HUGE).unwrap();
+        assert_eq!(g.span(), 0x20_0000..0x40_0000);
+        assert_eq!(g.indices().len(), 1);
+    }
+
+    #[test]
+    fn cover_fails_as_the_kernel_does() {
+        let cover = |address, length| Geometry::cover(address, length, PAGE, PAGE).map(|_| ());
+        assert_eq!(cover(0x1000, 0), Err(GeometryError::Empty));
+        assert_eq!(cover(0x1001, 0), Ok(()));
+        assert_eq!(cover(0, 0), Err(GeometryError::Overflow));
+        assert_eq!(cover(0x1000, usize::MAX), Err(GeometryError::Overflow));
+        assert_eq!(cover(usize::MAX - 1, 1), Err(GeometryError::Overflow));
+    }
+
+    #[test]
+    fn touched_clips_and_counts_partial_entries() {
+        let g = Geometry::cover(0x40_0000, 0x80_0000, PAGE, HUGE).unwrap();
+        assert_eq!(g.touched(&(0x50_0000..0x70_0000)), Indices::new(0..2));
+        assert_eq!(g.touched(&(0..usize::MAX)), Indices::new(0..4));
+        assert!(g.touched(&(0..0x40_0000)).is_empty());
+        assert!(g.touched(&(0x50_0000..0x50_0000)).is_empty());
+    }
+
+    #[test]
+    fn windows_end_at_chunk_boundaries() {
+        let g = Geometry::cover(0x1f_f000, 0x20_2000, PAGE, PAGE).unwrap();
+        let mut windows = g.windows(g.indices());
+        let lens = [1, 512, 1];
+        for len in lens {
+            let window = windows.next().unwrap();
+            assert_eq!(window.indices.len(), len);
+            assert_eq!(window.span.len(), len << PAGE);
+        }
+        assert_eq!(windows.next(), None);
+        assert_eq!(g.scratch_len(g.indices()), 512);
+        assert_eq!(g.scratch_len(Indices::new(0..3)), 3);
+    }
+
+    #[test]
+    fn a_window_holds_at_least_one_entry() {
+        // arm64 with 64 KiB pages: a huge page is 512 MiB, 8192 CPU pages.
+        let g = Geometry::cover(0, 2 << 29, 16, 29).unwrap();
+        assert_eq!(g.windows(g.indices()).count(), 2);
+        assert_eq!(g.scratch_len(g.indices()), 8192);
+    }
+
+    #[test]
+    fn within_rejects_what_leaves_the_mirror() {
+        let g = Geometry::cover(0x1000, 0x2000, PAGE, PAGE).unwrap();
+        assert_eq!(g.within(0x1000, 0x2000), Some(0x1000..0x3000));
+        assert_eq!(g.within(0x1000, 0x2001), None);
+        assert_eq!(g.within(0xfff, 1), None);
+        assert_eq!(g.within(0x2000, usize::MAX), None);
+    }
+}

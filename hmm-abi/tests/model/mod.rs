@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! A model of a process's memory, its interval notifier and a device.
+//!
+//! Every lock, and every place where the kernel could be preempted, is a point
+//! where the scheduler may run somebody else. Frames are never used twice: a frame
+//! that was freed is an error for whoever still reaches it.
+
+use std::collections::BTreeMap;
+
+use hmm_abi::{
+    Device, DmaAddress, DmaMap, Entry, Geometry, Host, Index, Indices, Need, Order, Pfn, Proof,
+    RangeError, Sequence, Shared, Span,
+};
+use shuttle::rand::{thread_rng, Rng};
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
+use shuttle::thread;
+
+/// What a run may do wrong, on purpose.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sabotage {
+    /// The driver does not look whether an invalidation has come.
+    pub(crate) skip_retry_check: bool,
+    /// The driver does not record an invalidation.
+    pub(crate) skip_set_sequence: bool,
+    /// The driver does not zap the first entry of a run.
+    pub(crate) skip_one_zap: bool,
+    /// The driver leaves the entries alone while nothing is mapped for DMA. Not a
+    /// fault: the C driver of mlx5 does so.
+    pub(crate) lazy_invalidate: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Frame {
+    freed: bool,
+    dirty: bool,
+    written_by_device: bool,
+    references: usize,
+}
+
+/// The process: which frame is at which entry, and the notifier.
+#[derive(Default)]
+struct Process {
+    /// By entry: frame and write permission.
+    pages: BTreeMap<usize, (usize, bool)>,
+    frames: Vec<Frame>,
+    /// `mmu_notifier_subscriptions::invalidate_seq`: odd while invalidating.
+    sequence: usize,
+    active_invalidations: usize,
+}
+
+impl Process {
+    fn new_frame(&mut self) -> usize {
+        self.frames.push(Frame::default());
+        self.frames.len() - 1
+    }
+
+    fn free(&mut self, frame: usize) {
+        let frame = &mut self.frames[frame];
+        assert!(
+            !frame.written_by_device || frame.dirty || frame.references > 0,
+            "a page that the device wrote to is freed clean"
+        );
+        frame.freed = frame.references == 0;
+    }
+}
+
+/// What the lock protects.
+pub(crate) struct State {
+    entries: Vec<Entry>,
+    sequence: usize,
+    /// Entries mapped for DMA, as the driver counts them.
+    pub(crate) npages: usize,
+}
+
+/// A mirror of a model process, and the device behind it.
+pub(crate) struct Model {
+    pub(crate) geometry: Geometry,
+    sabotage: Sabotage,
+    process: Mutex<Process>,
+    quiet: Condvar,
+    state: Mutex<State>,
+    /// The device's translations: by entry, frame and write permission.
+    translations: Mutex<BTreeMap<usize, (usize, bool)>>,
+}
+
+/// The locked state.
+pub(crate) struct Locked<'m> {
+    model: &'m Model,
+    pub(crate) state: MutexGuard<'m, State>,
+}
+
+impl Model {
+    pub(crate) fn new(geometry: Geometry, sabotage: Sabotage) -> Self {
+        Self {
+            geometry,
+            sabotage,
+            process: Mutex::new(Process {
+                sequence: 2,
+                ..Process::default()
+            }),
+            quiet: Condvar::new(),
+            state: Mutex::new(State {
+                entries: vec![Entry::EMPTY; geometry.indices().len()],
+                sequence: 0,
+                npages: 0,
+            }),
+            translations: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    fn pages_per_entry_order(&self) -> Order {
+        Order(self.geometry.pages_per_entry().trailing_zeros())
+    }
+
+    /// A fault by the device: fault in, map, tell the device, unlock.
+    pub(crate) fn device_fault(&self, span: &Span, need: Need) -> bool {
+        let mut scratch =
+            vec![Entry::EMPTY; self.geometry.scratch_len(self.geometry.touched(span))];
+        let Ok(mut faulted) = hmm_abi::fault(self, &self.geometry, span, need, &mut scratch) else {
+            return false;
+        };
+        thread::yield_now();
+        let new = hmm_abi::map(
+            &mut faulted.shared,
+            faulted.indices,
+            |index, entry, address| {
+                let frame = usize::try_from(address.0).unwrap();
+                let translation = (frame, entry.is_writable());
+                self.translations
+                    .lock()
+                    .unwrap()
+                    .insert(index.0, translation);
+            },
+        )
+        .expect("the model maps everything");
+        faulted.shared.state.npages += new;
+        for index in faulted.indices.iter() {
+            let entry = faulted.shared.entry(index);
+            assert!(need.is_met_by(entry), "returned without what was asked for");
+        }
+        true
+    }
+
+    /// `munmap` of a range: notifier, page table, notifier, pages freed.
+    pub(crate) fn unmap_range(
+        &self,
+        span: &Span,
+        device: &mut impl Device,
+    ) -> hmm_abi::Invalidated {
+        let done = self.invalidate(span, device);
+        let mut process = self.process.lock().unwrap();
+        let gone: Vec<_> = (self.geometry.touched(span).iter())
+            .filter_map(|index| process.pages.remove(&index.0))
+            .collect();
+        self.end_invalidation(&mut process);
+        drop(process);
+        thread::yield_now();
+        let mut process = self.process.lock().unwrap();
+        for (frame, _) in gone {
+            process.free(frame);
+        }
+        done
+    }
+
+    /// `mprotect` to read-only, as fork does it too: translations are taken back, the
+    /// pages stay.
+    pub(crate) fn write_protect(&self, span: &Span, device: &mut impl Device) {
+        self.invalidate(span, device);
+        let mut process = self.process.lock().unwrap();
+        for index in self.geometry.touched(span).iter() {
+            if let Some(page) = process.pages.get_mut(&index.0) {
+                page.1 = false;
+            }
+        }
+        self.end_invalidation(&mut process);
+    }
+
+    fn invalidate(&self, span: &Span, device: &mut impl Device) -> hmm_abi::Invalidated {
+        let mut process = self.process.lock().unwrap();
+        process.active_invalidations += 1;
+        process.sequence |= 1;
+        let sequence = Sequence(process.sequence);
+        drop(process);
+        if self.sabotage.lazy_invalidate {
+            let mut shared = self.lock();
+            if shared.state.npages == 0 {
+                shared.set_sequence(sequence);
+                return hmm_abi::Invalidated::default();
+            }
+        }
+        let done = hmm_abi::invalidate(self, &self.geometry, span, sequence, device);
+        self.state.lock().unwrap().npages -= done.unmapped + done.stuck;
+        thread::yield_now();
+        done
+    }
+
+    fn end_invalidation(&self, process: &mut Process) {
+        process.active_invalidations -= 1;
+        if process.active_invalidations == 0 {
+            process.sequence += 1;
+        }
+        self.quiet.notify_all();
+    }
+
+    /// `mmu_interval_read_begin`: waits while an invalidation is under way.
+    fn read_begin(&self) -> usize {
+        let seen = self.state.lock().unwrap().sequence;
+        let mut process = self.process.lock().unwrap();
+        while process.sequence == seen {
+            process = self.quiet.wait(process).unwrap();
+        }
+        seen
+    }
+
+    /// The device uses a translation: reading and using it is one step, as it is for
+    /// a device that waits in `take_back` for its own accesses.
+    pub(crate) fn device_access(&self, index: usize, write: bool) {
+        let translations = self.translations.lock().unwrap();
+        let Some(&(frame, writable)) = translations.get(&index) else {
+            return;
+        };
+        let mut process = self.process.lock().unwrap();
+        let frame = &mut process.frames[frame];
+        assert!(!frame.freed, "the device reached a page that was freed");
+        frame.written_by_device |= write && writable;
+    }
+
+    /// What must hold when nobody is at work.
+    pub(crate) fn check_at_rest(&self) {
+        let state = self.state.lock().unwrap();
+        let translations = self.translations.lock().unwrap();
+        let process = self.process.lock().unwrap();
+        let mut mapped = 0;
+        for (index, entry) in state.entries.iter().enumerate() {
+            let live = entry.is_valid() && entry.is_dma_mapped();
+            if live {
+                mapped += 1;
+                let page = process.pages.get(&index).map(|page| page.0);
+                assert_eq!(page, Some(entry.pfn().0 / self.geometry.pages_per_entry()));
+            }
+            assert!(
+                live || entry.is_stuck() || !translations.contains_key(&index),
+                "the device has a translation that nobody knows of"
+            );
+        }
+        assert_eq!(state.npages, mapped, "every mapped page counts once");
+    }
+
+    /// The device is gone: nothing may be left.
+    pub(crate) fn tear_down(&self) {
+        self.translations.lock().unwrap().clear();
+        let mut shared = self.lock();
+        let unmapped = hmm_abi::release(&mut shared, &self.geometry);
+        shared.state.npages -= unmapped;
+        assert_eq!(shared.state.npages, 0);
+        assert!(shared.state.entries.iter().all(|&e| e == Entry::EMPTY));
+        drop(shared);
+        let process = self.process.lock().unwrap();
+        assert!(process.frames.iter().all(|frame| frame.references == 0));
+    }
+}
+
+impl Host for Model {
+    type Error = ();
+    type Shared<'h> = Locked<'h>;
+
+    fn lock(&self) -> Locked<'_> {
+        Locked {
+            model: self,
+            state: self.state.lock().unwrap(),
+        }
+    }
+
+    fn range_fault(
+        &self,
+        span: &Span,
+        need: Need,
+        found: &mut [Entry],
+    ) -> Result<Sequence, RangeError<()>> {
+        let sequence = self.read_begin();
+        let per_entry = self.geometry.pages_per_entry();
+        assert_eq!(found.len(), self.geometry.touched(span).len() * per_entry);
+        for (index, unit) in self
+            .geometry
+            .touched(span)
+            .iter()
+            .zip(found.chunks_mut(per_entry))
+        {
+            thread::yield_now();
+            let mut process = self.process.lock().unwrap();
+            let page = process.pages.get(&index.0).copied();
+            let (frame, writable) = match (page, need) {
+                (None, Need::Snapshot) => continue,
+                (Some((frame, false)), Need::Write) => (frame, true),
+                (Some(page), _) => page,
+                (None, _) => (process.new_frame(), need == Need::Write),
+            };
+            process.pages.insert(index.0, (frame, writable));
+            for (i, entry) in unit.iter_mut().enumerate() {
+                let pfn = Pfn(frame * per_entry + i);
+                *entry = Entry::present(pfn, writable, self.pages_per_entry_order());
+            }
+        }
+        if thread_rng().gen_bool(0.05) {
+            return Err(RangeError::Busy);
+        }
+        Ok(Sequence(sequence))
+    }
+}
+
+impl Shared for Locked<'_> {
+    fn read_retry(&self, sequence: Sequence) -> bool {
+        !self.model.sabotage.skip_retry_check && self.state.sequence != sequence.0
+    }
+
+    fn set_sequence(&mut self, sequence: Sequence) {
+        if !self.model.sabotage.skip_set_sequence {
+            self.state.sequence = sequence.0;
+        }
+    }
+
+    fn entry(&self, index: Index) -> Entry {
+        self.state.entries[index.0]
+    }
+
+    fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
+        self.state.entries[index.0] = entry;
+    }
+
+    fn dma_unmap(&mut self, index: Index, _: &Proof<'_>) {
+        let entry = &mut self.state.entries[index.0];
+        assert!(entry.is_valid() && entry.is_dma_mapped());
+        *entry = Entry::from_bits(entry.bits() & !Entry::DMA_MAPPED);
+    }
+
+    fn set_dirty(&mut self, entry: Entry) {
+        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
+        self.model.process.lock().unwrap().frames[frame].dirty = true;
+    }
+
+    fn hold(&mut self, entry: Entry) {
+        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
+        self.model.process.lock().unwrap().frames[frame].references += 1;
+    }
+
+    fn unhold(&mut self, entry: Entry) {
+        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
+        self.model.process.lock().unwrap().frames[frame].references -= 1;
+    }
+}
+
+impl DmaMap for Locked<'_> {
+    type Error = ();
+
+    fn dma_map(&mut self, index: Index) -> Result<DmaAddress, ()> {
+        let entry = &mut self.state.entries[index.0];
+        assert!(entry.is_valid());
+        *entry = Entry::from_bits(entry.bits() | Entry::DMA_MAPPED);
+        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
+        Ok(DmaAddress(u64::try_from(frame).unwrap()))
+    }
+}
+
+/// The device's side of an invalidation.
+pub(crate) struct Zap<'m> {
+    pub(crate) model: &'m Model,
+    /// How often, of 100, the device does not give a run back.
+    pub(crate) fails: u32,
+}
+
+impl Device for Zap<'_> {
+    type Error = ();
+
+    fn take_back(&mut self, run: Indices) -> Result<(), ()> {
+        thread::yield_now();
+        if thread_rng().gen_range(0..100) < self.fails {
+            return Err(());
+        }
+        let skipped = usize::from(self.model.sabotage.skip_one_zap);
+        let mut translations = self.model.translations.lock().unwrap();
+        for index in run.iter().skip(skipped) {
+            translations.remove(&index.0);
+        }
+        Ok(())
+    }
+}
