@@ -1,5 +1,133 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The testbed.
+//! The testbed: makes a Debian root, a kernel tree and our modules in a cache,
+//! and runs them in QEMU with the software ConnectX.
 
-fn main() {}
+mod cache;
+mod chroot;
+mod console;
+mod fail;
+mod host;
+mod initramfs;
+mod kernel;
+mod modules;
+mod proc;
+mod progress;
+mod root;
+mod testbed;
+mod vm;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::testbed::{Options, Testbed};
+use crate::vm::{Job, Scheme};
+
+/// The testbed of mlx5-odp.
+///
+/// Everything it makes is kept below $MLX5_ODP_CACHE (default ~/.cache/mlx5-odp),
+/// logs included; remove that directory to start afresh with what the Debian
+/// archive offers today. MLX5_ODP_MIRROR names another Debian mirror.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Run a command as root in the guest; pass on its output and exit status.
+    Vm(VmArgs),
+    /// Build ib_core.ko and mlx5_ib.ko only.
+    Modules,
+}
+
+/// Whose ODP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Odp {
+    /// Ours.
+    Rust,
+    /// The distribution's modules, untouched.
+    C,
+}
+
+#[derive(Debug, clap::Args)]
+struct VmArgs {
+    /// Whose ODP to load.
+    #[arg(long, value_enum, default_value = "rust")]
+    odp: Odp,
+    /// The page-fault scheme that the device speaks.
+    #[arg(long, value_enum, default_value = "memory")]
+    scheme: Scheme,
+    /// Boot the debug kernel (PROVE_LOCKING, DEBUG_ATOMIC_SLEEP, KASAN, kmemleak).
+    #[arg(long)]
+    debug_kernel: bool,
+    /// No software ConnectX in the machine (rdma_rxe needs none).
+    #[arg(long)]
+    no_device: bool,
+    /// Load no RDMA module: the command does (`rdma-stack load c|rust|...`).
+    #[arg(long)]
+    no_load: bool,
+    /// Let the device go on after a protocol violation.
+    #[arg(long)]
+    lax: bool,
+    /// Seconds that the command may take.
+    #[arg(long, default_value_t = 1800)]
+    timeout: u64,
+    /// The command.
+    #[arg(required = true, last = true)]
+    command: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = proc::handle_signals().and_then(|()| match cli.command {
+        Subcommands::Vm(args) => vm(args),
+        Subcommands::Modules => modules(),
+    });
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn modules() -> Result<ExitCode> {
+    let testbed = Testbed::open()?;
+    for path in testbed.modules()? {
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn vm(args: VmArgs) -> Result<ExitCode> {
+    let mut testbed = Testbed::open()?;
+    let options = Options {
+        ours: args.odp == Odp::Rust,
+        skip_zap: false,
+        device: !args.no_device,
+        scheme: args.scheme,
+        strict: !args.lax,
+        debug_kernel: args.debug_kernel,
+    };
+    let machine = testbed.machine(&options)?;
+    let stack = match args.odp {
+        Odp::Rust => "rust",
+        Odp::C => "c",
+    };
+    let job = Job {
+        command: args.command,
+        stack: (!args.no_load).then_some(stack),
+        timeout: Duration::from_secs(args.timeout),
+    };
+    let outcome = vm::run(
+        machine,
+        &job,
+        Box::new(std::io::stdout()),
+        Box::new(std::io::stderr()),
+    )?;
+    Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))
+}

@@ -1,0 +1,56 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+#
+# Second stage, process 1: reports to xtask, loads the RDMA stack, runs the job.
+# /job/env says how, /job/cmd.sh is the command.
+
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
+export GUEST=/project/tests/testbed/guest
+export PATH="$GUEST/bin:$PATH"
+
+mkdir -p /dev/pts /dev/shm /dev/virtio-ports
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t tmpfs -o mode=1777 tmp /tmp
+mount -t tmpfs run /run
+mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+
+# udev would do this.
+for port in /sys/class/virtio-ports/*; do
+	ln -s "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
+done
+exec 3> /dev/virtio-ports/testbed.control
+echo ready >&3
+(while sleep 5; do echo beat; done) >&3 2>/dev/null &
+
+off() {
+	# A write returns once QEMU has the bytes: nothing is lost by going now.
+	echo o > /proc/sysrq-trigger
+	sleep 60
+}
+
+. /job/env
+ip link set lo up
+
+# Modules for another kernel than the root's come with the job.
+if [ -d "/modules/lib/$(uname -r)" ]; then
+	mkdir -p "/lib/modules/$(uname -r)"
+	mount --bind "/modules/lib/$(uname -r)" "/lib/modules/$(uname -r)"
+fi
+
+# No udev, but the kernel itself may ask for a module: whatever it is, not one
+# that would bring in the other ib_core, nor IPoIB.
+mkdir -p /etc/modprobe.d
+printf 'blacklist %s\n' ib_ipoib mlx5_ib mlx4_ib > /etc/modprobe.d/testbed.conf
+
+if [ "$load" = 1 ] && ! rdma-stack load "$odp" > /tmp/load.log 2>&1; then
+	echo "fail cannot load the RDMA stack: $(tail -n 1 /tmp/load.log)" >&3
+	cat /tmp/load.log > /dev/virtio-ports/testbed.stderr
+	off
+fi
+echo loaded >&3
+cd /root || exit
+sh /job/cmd.sh < /dev/null \
+	> /dev/virtio-ports/testbed.stdout 2> /dev/virtio-ports/testbed.stderr
+echo "exit $?" >&3
+off

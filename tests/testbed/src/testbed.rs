@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! All the steps together: from an empty cache to a machine that can be started.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{bail, Context, Result};
+use serde_json::Value;
+
+use crate::cache::{Cache, Ready};
+use crate::host;
+use crate::initramfs;
+use crate::kernel::{self, Kernel};
+use crate::modules::{self, checkout, Variant, MODULES};
+use crate::root::{self, Root};
+use crate::vm::{Machine, Scheme};
+
+/// Logs of this many runs are kept.
+const KEEP: usize = 20;
+
+/// What a machine should have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// Our modules.
+    pub(crate) ours: bool,
+    /// Our modules in the variant that skips one zap, as well.
+    pub(crate) skip_zap: bool,
+    /// The software ConnectX.
+    pub(crate) device: bool,
+    /// The scheme it starts with.
+    pub(crate) scheme: Scheme,
+    /// Whether it ends the run on a violation.
+    pub(crate) strict: bool,
+    /// The debug kernel.
+    pub(crate) debug_kernel: bool,
+}
+
+/// The cache and the steps that are ready.
+#[derive(Debug)]
+pub(crate) struct Testbed {
+    cache: Cache,
+    root: Root,
+    /// Locks of the steps that machines were made from.
+    held: Vec<Ready>,
+}
+
+impl Testbed {
+    /// Opens the cache and makes sure of the Debian root.
+    pub(crate) fn open() -> Result<Self> {
+        let cache = Cache::open()?;
+        host::ensure(&cache)?;
+        let root = root::ensure(&cache)?;
+        Ok(Self {
+            cache,
+            root,
+            held: Vec::new(),
+        })
+    }
+
+    /// The prepared tree of the stock kernel.
+    pub(crate) fn kernel(&self) -> Result<Kernel> {
+        kernel::ensure(&self.cache, &self.root)
+    }
+
+    /// Builds our modules for the stock kernel.
+    pub(crate) fn modules(&self) -> Result<Vec<PathBuf>> {
+        let kernel = self.kernel()?;
+        let ready = modules::ensure(&self.cache, &self.root, &kernel, Variant::Stock)?;
+        Ok(MODULES.iter().map(|m| ready.path().join(m)).collect())
+    }
+
+    /// A machine with what `options` ask for.
+    pub(crate) fn machine(&mut self, options: &Options) -> Result<Machine> {
+        if options.debug_kernel {
+            bail!("no debug kernel yet");
+        }
+        let mut variants = Vec::new();
+        if options.ours {
+            variants.push(("rust", Variant::Stock));
+        }
+        if options.skip_zap {
+            variants.push(("skip-zap", Variant::SkipZap));
+        }
+        let mut modules = Vec::new();
+        if !variants.is_empty() {
+            let kernel = self.kernel()?;
+            for (name, variant) in variants {
+                let ready = modules::ensure(&self.cache, &self.root, &kernel, variant)?;
+                modules.push((name.to_owned(), ready.path().to_owned()));
+                self.held.push(ready);
+            }
+        }
+        let initramfs = initramfs::ensure(&self.cache, &self.root)?;
+        let machine = Machine {
+            qemu: self.root.qemu(),
+            vmlinuz: self.root.vmlinuz(),
+            initramfs: initramfs.path().join(initramfs::ARCHIVE),
+            tree: self.root.tree().to_owned(),
+            project: checkout(),
+            modules,
+            connectx: options.device.then(connectx).transpose()?,
+            scheme: options.scheme,
+            strict: options.strict,
+            debug_kernel: options.debug_kernel,
+            logs: self.run_logs()?,
+        };
+        self.held.push(initramfs);
+        Ok(machine)
+    }
+
+    /// A directory for the logs of one run; the oldest ones go.
+    fn run_logs(&self) -> Result<PathBuf> {
+        let all = self.cache.logs().join("vm");
+        fs::create_dir_all(&all)?;
+        let mut runs: Vec<_> = fs::read_dir(&all)?
+            .filter_map(|e| Some(e.ok()?.path()))
+            .collect();
+        runs.sort_by_key(|path| path.metadata().and_then(|m| m.modified()).ok());
+        for old in runs.iter().rev().skip(KEEP - 1) {
+            let _ = fs::remove_dir_all(old);
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        Ok(all.join(format!("{}-{}", now.as_millis(), std::process::id())))
+    }
+}
+
+/// Builds the device model; its program.
+fn connectx() -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out = Command::new(cargo)
+        .current_dir(checkout())
+        .args(["build", "--release", "--locked", "--package", "connectx"])
+        .args(["--bin", "connectx", "--quiet"])
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !out.status.success() {
+        bail!("the device model does not build");
+    }
+    String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| {
+            (message["target"]["name"] == "connectx")
+                .then(|| message["executable"].as_str().map(PathBuf::from))
+                .flatten()
+        })
+        .filter(|path| Path::new(path).exists())
+        .context("cargo names no program of the device model")
+}
