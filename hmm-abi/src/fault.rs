@@ -11,7 +11,7 @@
 //! it found, except through a [`Valid`].
 
 use crate::{
-    Entry, Geometry, Host, Indices, Need, Proof, RangeError, Sequence, Shared, Span, Stuck, Window,
+    Entry, Geometry, Host, Indices, Need, Proof, RangeError, Sequence, Shared, Stuck, Window,
 };
 
 /// How often a window, and a range of several windows, is tried before giving up.
@@ -34,6 +34,8 @@ pub enum FaultError<E> {
     Fragmented,
     /// An entry is still mapped for another page, which the device did not give back.
     Stuck,
+    /// There is nothing to fault.
+    Empty,
     /// Invalidations won every time.
     Busy,
     /// The memory manager refused.
@@ -164,7 +166,7 @@ pub struct Faulted<S> {
     pub indices: Indices,
 }
 
-/// Faults `span` in and returns with the lock held, every returned entry being
+/// Faults `indices` in and returns with the lock held, every returned entry being
 /// valid for as long as it is.
 ///
 /// A range of more than one window is valid as a whole if all of its windows were
@@ -179,20 +181,20 @@ pub struct Faulted<S> {
 ///
 /// # Errors
 ///
-/// See [`FaultError`]. Windows before the failing one may have been merged.
+/// See [`FaultError`]; no entries at all are [`FaultError::Empty`]. Windows before the
+/// failing one may have been merged.
 pub fn fault<'h, H: Host>(
     host: &'h H,
     geometry: &Geometry,
-    span: &Span,
+    indices: Indices,
     need: Need,
     scratch: &mut [Entry],
 ) -> Result<Faulted<H::Shared<'h>>, FaultError<H::Error>> {
-    let indices = geometry.touched(span);
     for pass in 1..=PASSES {
         let mut same = None;
         let mut uniform = true;
         for window in geometry.windows(indices) {
-            let is_last = window.span.end >= span.end;
+            let is_last = window.indices.end() == indices.end();
             let recent = window.indices;
             let (mut shared, sequence) = fault_window(host, geometry, window, need, scratch)?;
             uniform &= *same.get_or_insert(sequence) == sequence;
@@ -209,7 +211,7 @@ pub fn fault<'h, H: Host>(
             }
         }
     }
-    let window = geometry.windows(indices).next().ok_or(FaultError::Busy)?;
+    let window = geometry.windows(indices).next().ok_or(FaultError::Empty)?;
     let indices = window.indices;
     let (shared, _) = fault_window(host, geometry, window, need, scratch)?;
     Ok(Faulted { shared, indices })

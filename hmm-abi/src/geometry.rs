@@ -40,6 +40,11 @@ impl Indices {
         Index(self.first)
     }
 
+    /// One past the last entry.
+    pub const fn end(self) -> Index {
+        Index(self.end)
+    }
+
     /// How many entries.
     pub const fn len(self) -> usize {
         self.end - self.first
@@ -170,10 +175,18 @@ impl Geometry {
         Indices::new(first..last + 1)
     }
 
-    /// `length` bytes from `address`, if they lie in the mirror.
-    pub fn within(&self, address: usize, length: usize) -> Option<Span> {
+    /// The entries of `length` bytes from `address`, if all of them lie in the mirror.
+    ///
+    /// No byte in the middle of an entry is that entry, and at its start none.
+    pub fn within(&self, address: usize, length: usize) -> Option<Indices> {
         let end = address.checked_add(length)?;
-        (address >= self.start && end <= self.end).then_some(address..end)
+        if address < self.start || end > self.end {
+            return None;
+        }
+        let mask = (1_usize << self.entry_shift) - 1;
+        let first = (address - self.start) >> self.entry_shift;
+        let end = (end - self.start + mask) >> self.entry_shift;
+        Some(Indices::new(first..end))
     }
 
     /// CPU pages of the largest window of `indices`: the scratch that [`fault`]
@@ -269,7 +282,10 @@ mod tests {
     #[test]
     fn within_rejects_what_leaves_the_mirror() {
         let g = Geometry::cover(0x1000, 0x2000, PAGE, PAGE).unwrap();
-        assert_eq!(g.within(0x1000, 0x2000), Some(0x1000..0x3000));
+        assert_eq!(g.within(0x1000, 0x2000), Some(Indices::new(0..2)));
+        assert_eq!(g.within(0x1fff, 2), Some(Indices::new(0..2)));
+        assert_eq!(g.within(0x1fff, 0), Some(Indices::new(0..1)));
+        assert_eq!(g.within(0x2000, 0), Some(Indices::new(1..1)));
         assert_eq!(g.within(0x1000, 0x2001), None);
         assert_eq!(g.within(0xfff, 1), None);
         assert_eq!(g.within(0x2000, usize::MAX), None);

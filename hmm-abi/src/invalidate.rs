@@ -45,14 +45,11 @@ pub fn invalidate<H: Host, D: Device>(
     let mut done = Invalidated::default();
     let indices = geometry.touched(span);
     let mut next = indices.first().0;
-    while let Some(run) = mapped_run(
-        &shared,
-        Indices::new(next..indices.first().0 + indices.len()),
-    ) {
+    while let Some(run) = mapped_run(&shared, Indices::new(next..indices.end().0)) {
         if device.take_back(run).is_err() {
             done.stuck += keep(&mut shared, run);
         }
-        next = run.first().0 + run.len();
+        next = run.end().0;
     }
     done.unmapped = unmap(&mut shared, indices);
     done
@@ -65,8 +62,10 @@ fn mapped_run<S: Shared>(shared: &S, indices: Indices) -> Option<Indices> {
         entry.is_valid() && entry.is_dma_mapped()
     };
     let first = indices.iter().find(live)?;
-    let end = indices.first().0 + indices.len();
-    let len = Indices::new(first.0..end).iter().take_while(live).count();
+    let len = Indices::new(first.0..indices.end().0)
+        .iter()
+        .take_while(live)
+        .count();
     Some(Indices::new(first.0..first.0 + len))
 }
 

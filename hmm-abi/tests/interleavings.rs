@@ -90,17 +90,17 @@ fn simulate(entry_shift: u32, sabotage: Sabotage, zap_failures: u32) {
 
 #[test]
 fn no_published_page_outlives_its_invalidation() {
-    run(3000, || simulate(SMALL, Sabotage::default(), 0));
+    run(1000, || simulate(SMALL, Sabotage::default(), 0));
 }
 
 #[test]
 fn ranges_of_several_windows() {
-    run(1500, || simulate(HUGE, Sabotage::default(), 0));
+    run(500, || simulate(HUGE, Sabotage::default(), 0));
 }
 
 #[test]
 fn a_device_that_does_not_let_go() {
-    run(3000, || simulate(SMALL, Sabotage::default(), 30));
+    run(1000, || simulate(SMALL, Sabotage::default(), 30));
 }
 
 #[test]
@@ -109,14 +109,14 @@ fn ranges_of_several_windows_under_a_lazy_driver() {
         lazy_invalidate: true,
         ..Sabotage::default()
     };
-    run(1500, move || simulate(HUGE, lazy, 0));
+    run(500, move || simulate(HUGE, lazy, 0));
 }
 
 /// Two range faults are valid for the same sequence; the one that found the page
 /// read-only is merged last.
 #[test]
 fn a_late_read_fault_does_not_lose_a_dirty_page() {
-    run(3000, || {
+    run(1000, || {
         let model = Arc::new(Model::new(geometry(SMALL), Sabotage::default()));
         let page = START..START + (1 << SMALL);
         model.device_fault(&page, Need::Read);

@@ -115,9 +115,10 @@ impl Model {
 
     /// A fault by the device: fault in, map, tell the device, unlock.
     pub(crate) fn device_fault(&self, span: &Span, need: Need) -> bool {
-        let mut scratch =
-            vec![Entry::EMPTY; self.geometry.scratch_len(self.geometry.touched(span))];
-        let Ok(mut faulted) = hmm_abi::fault(self, &self.geometry, span, need, &mut scratch) else {
+        let indices = self.geometry.touched(span);
+        let mut scratch = vec![Entry::EMPTY; self.geometry.scratch_len(indices)];
+        let Ok(mut faulted) = hmm_abi::fault(self, &self.geometry, indices, need, &mut scratch)
+        else {
             return false;
         };
         thread::yield_now();
