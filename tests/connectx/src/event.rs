@@ -140,6 +140,24 @@ impl EventQueue {
         self.mask[usize::from(event_type / 64)] >> (event_type % 64) & 1 == 1
     }
 
+    /// Whether the next event fires the interrupt.
+    #[must_use]
+    pub fn armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Entries written, 24 bits.
+    #[must_use]
+    pub fn producer(&self) -> u32 {
+        self.producer
+    }
+
+    /// Entries consumed as of the last doorbell, 24 bits.
+    #[must_use]
+    pub fn consumer(&self) -> u32 {
+        self.consumer
+    }
+
     fn full(&self) -> bool {
         self.producer.wrapping_sub(self.consumer) & INDEX_MASK >= 1 << self.log_size
     }

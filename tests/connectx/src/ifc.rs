@@ -69,3 +69,254 @@ impl Field {
         }
     }
 }
+
+macro_rules! layouts {
+    ($($(#[$doc:meta])* $layout:ident { $($name:ident $path:literal @ $bit:literal, $width:literal;)* })*) => {
+        $(
+            $(#[$doc])*
+            pub mod $layout {
+                use super::Field;
+                $(
+                    #[doc = concat!("`", $path, "`")]
+                    pub const $name: Field = Field::new($bit, $width);
+                )*
+            }
+        )*
+
+        /// Every field of this module: structure, path within it, place. For the test
+        /// that compares them with the kernel's header.
+        pub const LAYOUTS: &[(&str, &[(&str, Field)])] = &[
+            $((stringify!($layout), &[$(($path, Field::new($bit, $width)),)*]),)*
+        ];
+    };
+}
+
+layouts! {
+    /// General capabilities.
+    cmd_hca_cap {
+        PAGE_REQUEST_DISABLE "page_request_disable" @ 0x6, 1;
+        LOG_MAX_SRQ_SZ "log_max_srq_sz" @ 0x80, 8;
+        LOG_MAX_QP_SZ "log_max_qp_sz" @ 0x88, 8;
+        LOG_MAX_QP "log_max_qp" @ 0x9b, 5;
+        LOG_MAX_SRQ "log_max_srq" @ 0xab, 5;
+        LOG_MAX_CQ_SZ "log_max_cq_sz" @ 0xc8, 8;
+        LOG_MAX_CQ "log_max_cq" @ 0xdb, 5;
+        LOG_MAX_EQ_SZ "log_max_eq_sz" @ 0xe0, 8;
+        LOG_MAX_MKEY "log_max_mkey" @ 0xea, 6;
+        LOG_MAX_EQ "log_max_eq" @ 0xfc, 4;
+        MAX_INDIRECTION "max_indirection" @ 0x100, 8;
+        FIXED_BUFFER_SIZE "fixed_buffer_size" @ 0x108, 1;
+        UMR_EXTENDED_TRANSLATION_OFFSET "umr_extended_translation_offset" @ 0x118, 1;
+        NULL_MKEY "null_mkey" @ 0x119, 1;
+        LOG_MAX_KLM_LIST_SIZE "log_max_klm_list_size" @ 0x11a, 6;
+        LOG_MAX_RA_REQ_QP "log_max_ra_req_qp" @ 0x14a, 6;
+        LOG_MAX_RA_RES_QP "log_max_ra_res_qp" @ 0x15a, 6;
+        GID_TABLE_SIZE "gid_table_size" @ 0x170, 16;
+        VPORT_COUNTERS "vport_counters" @ 0x181, 1;
+        PKEY_TABLE_SIZE "pkey_table_size" @ 0x190, 16;
+        IB_VIRT "ib_virt" @ 0x1a2, 1;
+        LOCAL_CA_ACK_DELAY "local_ca_ack_delay" @ 0x1ab, 5;
+        PORT_TYPE "port_type" @ 0x1b6, 2;
+        NUM_PORTS "num_ports" @ 0x1b8, 8;
+        LOG_MAX_MSG "log_max_msg" @ 0x1c3, 5;
+        STAT_RATE_SUPPORT "stat_rate_support" @ 0x1e0, 16;
+        CQE_VERSION "cqe_version" @ 0x1fc, 4;
+        CMDIF_CHECKSUM "cmdif_checksum" @ 0x210, 2;
+        ATOMIC "atomic" @ 0x21e, 1;
+        PG "pg" @ 0x227, 1;
+        IMAICL "imaicl" @ 0x231, 1;
+        XRC "xrc" @ 0x23c, 1;
+        UD "ud" @ 0x23d, 1;
+        UC "uc" @ 0x23e, 1;
+        RC "rc" @ 0x23f, 1;
+        LOG_PG_SZ "log_pg_sz" @ 0x258, 8;
+        LOG_BF_REG_SIZE "log_bf_reg_size" @ 0x26b, 5;
+        MAX_WQE_SZ_SQ "max_wqe_sz_sq" @ 0x290, 16;
+        MAX_WQE_SZ_RQ "max_wqe_sz_rq" @ 0x2b0, 16;
+        LOG_MAX_TRANSPORT_DOMAIN "log_max_transport_domain" @ 0x323, 5;
+        LOG_MAX_PD "log_max_pd" @ 0x32b, 5;
+        LOG_MAX_XRCD "log_max_xrcd" @ 0x33b, 5;
+        LOG_MAX_RMP "log_max_rmp" @ 0x383, 5;
+        MAX_NUM_EQS "max_num_eqs" @ 0x470, 16;
+        LOG_UAR_PAGE_SZ "log_uar_page_sz" @ 0x490, 16;
+        NUM_OF_UARS_PER_PAGE "num_of_uars_per_page" @ 0x520, 32;
+    }
+
+    /// Capabilities of atomic operations.
+    atomic_caps {
+        REQ_8B_ENDIANNESS_MODE "atomic_req_8B_endianness_mode" @ 0x40, 2;
+        SUPPORTED_REQ_8B_ENDIANNESS_MODE_1 "supported_atomic_req_8B_endianness_mode_1" @ 0x46, 1;
+        OPERATIONS "atomic_operations" @ 0x90, 16;
+        SIZE_QP "atomic_size_qp" @ 0xb0, 16;
+    }
+
+    /// Capabilities of On-Demand Paging.
+    odp_cap {
+        TRANSPORT_RC "transport_page_fault_scheme_cap.rc_odp_caps" @ 0x80, 32;
+        TRANSPORT_UD "transport_page_fault_scheme_cap.ud_odp_caps" @ 0xc0, 32;
+        TRANSPORT_XRC "transport_page_fault_scheme_cap.xrc_odp_caps" @ 0xe0, 32;
+        MEMORY_PAGE_PREFETCH "memory_page_fault_scheme_cap.page_prefetch" @ 0x245, 1;
+        MEMORY_RC "memory_page_fault_scheme_cap.rc_odp_caps" @ 0x280, 32;
+        MEMORY_UD "memory_page_fault_scheme_cap.ud_odp_caps" @ 0x2c0, 32;
+        MEMORY_XRC "memory_page_fault_scheme_cap.xrc_odp_caps" @ 0x2e0, 32;
+        MEM_PAGE_FAULT "mem_page_fault" @ 0x600, 1;
+    }
+
+    /// Answer of QUERY_ISSI.
+    query_issi_out {
+        CURRENT_ISSI "current_issi" @ 0x50, 16;
+        SUPPORTED_ISSI_DW0 "supported_issi_dw0" @ 0x360, 32;
+    }
+
+    /// Answer of QUERY_ADAPTER.
+    query_adapter_out {
+        IEEE_VENDOR_ID "query_adapter_struct.ieee_vendor_id" @ 0x148, 24;
+    }
+
+    /// Answer of QUERY_SPECIAL_CONTEXTS.
+    query_special_contexts_out {
+        NULL_MKEY "null_mkey" @ 0x80, 32;
+        TERMINATE_SCATTER_LIST_MKEY "terminate_scatter_list_mkey" @ 0xa0, 32;
+    }
+
+    /// Request of ACCESS_REG.
+    access_register_in {
+        REGISTER_ID "register_id" @ 0x50, 16;
+    }
+
+    /// Port type and speed register.
+    ptys_reg {
+        IB_LINK_WIDTH_CAPABILITY "ib_link_width_capability" @ 0x80, 16;
+        IB_PROTO_CAPABILITY "ib_proto_capability" @ 0x90, 16;
+        IB_LINK_WIDTH_ADMIN "ib_link_width_admin" @ 0xe0, 16;
+        IB_PROTO_ADMIN "ib_proto_admin" @ 0xf0, 16;
+        IB_LINK_WIDTH_OPER "ib_link_width_oper" @ 0x140, 16;
+        IB_PROTO_OPER "ib_proto_oper" @ 0x150, 16;
+    }
+
+    /// Port MTU register.
+    pmtu_reg {
+        MAX_MTU "max_mtu" @ 0x20, 16;
+        ADMIN_MTU "admin_mtu" @ 0x40, 16;
+        OPER_MTU "oper_mtu" @ 0x60, 16;
+    }
+
+    /// Port virtual lanes register.
+    pvlc_reg {
+        VL_HW_CAP "vl_hw_cap" @ 0x3c, 4;
+        VL_ADMIN "vl_admin" @ 0x5c, 4;
+        VL_OPERATIONAL "vl_operational" @ 0x7c, 4;
+    }
+
+    /// Port as a virtual port sees it.
+    hca_vport_context {
+        FIELD_SELECT "field_select" @ 0x0, 32;
+        PORT_PHYSICAL_STATE "port_physical_state" @ 0x110, 4;
+        PORT_STATE "port_state" @ 0x118, 4;
+        VPORT_STATE "vport_state" @ 0x11c, 4;
+        SYSTEM_IMAGE_GUID "system_image_guid" @ 0x140, 64;
+        PORT_GUID "port_guid" @ 0x180, 64;
+        NODE_GUID "node_guid" @ 0x1c0, 64;
+        CAP_MASK1 "cap_mask1" @ 0x200, 32;
+        CAP_MASK1_FIELD_SELECT "cap_mask1_field_select" @ 0x220, 32;
+        LID "lid" @ 0x300, 16;
+        SUBNET_TIMEOUT "subnet_timeout" @ 0x31b, 5;
+        SM_LID "sm_lid" @ 0x320, 16;
+    }
+
+    /// Requests about the virtual port.
+    query_hca_vport_context_in {
+        OTHER_VPORT "other_vport" @ 0x40, 1;
+    }
+
+    /// Request of QUERY_HCA_VPORT_GID.
+    query_hca_vport_gid_in {
+        GID_INDEX "gid_index" @ 0x70, 16;
+    }
+
+    /// Answer of QUERY_HCA_VPORT_GID.
+    query_hca_vport_gid_out {
+        GIDS_NUM "gids_num" @ 0x60, 16;
+    }
+
+    /// Request of QUERY_HCA_VPORT_PKEY.
+    query_hca_vport_pkey_in {
+        PKEY_INDEX "pkey_index" @ 0x70, 16;
+    }
+
+    /// Answer of QUERY_HCA_VPORT_PKEY.
+    query_hca_vport_pkey_out {
+        PKEY "pkey.pkey" @ 0x90, 16;
+    }
+
+    /// Event queue context.
+    eqc {
+        STATUS "status" @ 0x0, 4;
+        OI "oi" @ 0xe, 1;
+        ST "st" @ 0x14, 4;
+        PAGE_OFFSET "page_offset" @ 0x54, 6;
+        LOG_EQ_SIZE "log_eq_size" @ 0x63, 5;
+        UAR_PAGE "uar_page" @ 0x68, 24;
+        INTR "intr" @ 0xb4, 12;
+        LOG_PAGE_SIZE "log_page_size" @ 0xc3, 5;
+        CONSUMER_COUNTER "consumer_counter" @ 0x148, 24;
+        PRODUCER_COUNTER "producer_counter" @ 0x168, 24;
+    }
+
+    /// Completion queue context.
+    cqc {
+        STATUS "status" @ 0x0, 4;
+        CQE_SZ "cqe_sz" @ 0x8, 3;
+        OI "oi" @ 0xe, 1;
+        ST "st" @ 0x14, 4;
+        PAGE_OFFSET "page_offset" @ 0x54, 6;
+        LOG_CQ_SIZE "log_cq_size" @ 0x63, 5;
+        UAR_PAGE "uar_page" @ 0x68, 24;
+        CQ_PERIOD "cq_period" @ 0x84, 12;
+        CQ_MAX_COUNT "cq_max_count" @ 0x90, 16;
+        C_EQN "c_eqn_or_apu_element" @ 0xa0, 32;
+        LOG_PAGE_SIZE "log_page_size" @ 0xc3, 5;
+        PRODUCER_COUNTER "producer_counter" @ 0x168, 24;
+        DBR_ADDR "dbr_addr" @ 0x1c0, 64;
+    }
+
+    /// Receive memory pool context.
+    rmpc {
+        STATE "state" @ 0x8, 4;
+        PAGE_OFFSET "wq.page_offset" @ 0x1ab, 5;
+        LWM "wq.lwm" @ 0x1b0, 16;
+        PD "wq.pd" @ 0x1c8, 24;
+        DBR_ADDR "wq.dbr_addr" @ 0x200, 64;
+        LOG_WQ_STRIDE "wq.log_wq_stride" @ 0x28c, 4;
+        LOG_WQ_PG_SZ "wq.log_wq_pg_sz" @ 0x293, 5;
+        LOG_WQ_SZ "wq.log_wq_sz" @ 0x29b, 5;
+    }
+
+    /// Request of MODIFY_RMP.
+    modify_rmp_in {
+        RMPN "rmpn" @ 0x48, 24;
+        BITMASK_LWM "bitmask.lwm" @ 0xbf, 1;
+    }
+
+    /// XRC SRQ context.
+    xrc_srqc {
+        STATE "state" @ 0x0, 4;
+        LOG_XRC_SRQ_SIZE "log_xrc_srq_size" @ 0x4, 4;
+        LOG_RQ_STRIDE "log_rq_stride" @ 0x25, 3;
+        XRCD "xrcd" @ 0x28, 24;
+        PAGE_OFFSET "page_offset" @ 0x40, 6;
+        CQN "cqn" @ 0x48, 24;
+        LOG_PAGE_SIZE "log_page_size" @ 0x82, 6;
+        USER_INDEX "user_index" @ 0x88, 24;
+        PD "pd" @ 0xc8, 24;
+        LWM "lwm" @ 0xe0, 16;
+        DB_RECORD_ADDR_H "db_record_addr_h" @ 0x140, 32;
+        DB_RECORD_ADDR_L "db_record_addr_l" @ 0x160, 30;
+    }
+
+    /// Request of ARM_XRC_SRQ.
+    arm_xrc_srq_in {
+        XRC_SRQN "xrc_srqn" @ 0x48, 24;
+        LWM "lwm" @ 0x70, 16;
+    }
+}

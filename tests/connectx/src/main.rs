@@ -1,5 +1,122 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The connectx program.
+//! The `connectx` program: one software ConnectX on a vfio-user socket.
 
-fn main() {}
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use connectx::server::{Connectx, Outcome};
+use connectx::{control, Journal, Knobs, Scheme};
+
+/// Exit status after a violation in strict mode.
+const EXIT_VIOLATION: u8 = 3;
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SchemeArg {
+    Memory,
+    Transport,
+}
+
+/// A software ConnectX: a vfio-user PCI device that the unmodified mlx5 driver binds to.
+///
+/// Serves one QEMU and ends with it: status 0, or 3 if strict mode saw a violation.
+#[derive(Parser)]
+struct Args {
+    /// Socket for QEMU; must not exist
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// How page faults are reported
+    #[arg(long, value_enum, default_value = "memory")]
+    scheme: SchemeArg,
+    /// End the run at the first protocol violation
+    #[arg(long)]
+    strict: bool,
+    /// Socket for the control protocol; must not exist
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Write the journal here instead of standard error
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Write the counters here as JSON at the end
+    #[arg(long, value_name = "FILE")]
+    counters: Option<PathBuf>,
+    /// Write a line for each command, doorbell, CQE and EQE
+    #[arg(long)]
+    trace: bool,
+}
+
+fn journal(args: &Args) -> Result<Journal, String> {
+    let mut out: Box<dyn Write + Send> = match &args.log {
+        Some(path) => {
+            let file = File::create(path)
+                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            Box::new(BufWriter::new(file))
+        }
+        None => Box::new(io::stderr()),
+    };
+    let start = Instant::now();
+    let mut journal = Journal::new(move |line| {
+        let at = start.elapsed();
+        // A full disk must not end the guest's run.
+        let _ = writeln!(out, "{:5}.{:06} {line}", at.as_secs(), at.subsec_micros());
+        let _ = out.flush();
+    });
+    journal.trace = args.trace;
+    Ok(journal)
+}
+
+fn run(args: &Args) -> Result<Outcome, String> {
+    let journal = journal(args)?;
+    let knobs = Knobs {
+        scheme: match args.scheme {
+            SchemeArg::Memory => Scheme::Memory,
+            SchemeArg::Transport => Scheme::Transport,
+        },
+        ..Knobs::default()
+    };
+    let connectx = Connectx::listen(&args.socket, journal, knobs, args.strict)?;
+    if let Some(path) = &args.control {
+        if let Err(error) = connectx.control(path) {
+            remove(&args.socket);
+            return Err(error);
+        }
+    }
+    let mut written = Ok(());
+    let outcome = connectx.run(|device| {
+        if let Some(path) = &args.counters {
+            let json = format!("{}\n", control::counters(&device.counters));
+            written = std::fs::write(path, json)
+                .map_err(|error| format!("cannot write {}: {error}", path.display()));
+        }
+    });
+    remove(&args.socket);
+    if let Some(path) = &args.control {
+        remove(path);
+    }
+    written?;
+    outcome
+}
+
+/// Removes a socket that this run made; its server thread may still hold it.
+fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(Outcome::Disconnected) => ExitCode::SUCCESS,
+        Ok(Outcome::Violation(violation)) => {
+            eprintln!("connectx: protocol violation: {violation}");
+            ExitCode::from(EXIT_VIOLATION)
+        }
+        Err(error) => {
+            eprintln!("connectx: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -71,6 +71,21 @@ impl Srq {
         }
     }
 
+    /// Whether it is an XRC SRQ.
+    #[must_use]
+    pub fn is_xrc(&self) -> bool {
+        matches!(self.kind, SrqKind::Xrc { .. })
+    }
+
+    /// Its own CQ, if it has one.
+    #[must_use]
+    pub fn cqn(&self) -> Option<Cqn> {
+        match self.kind {
+            SrqKind::Rmp => None,
+            SrqKind::Xrc { cqn, .. } => Some(cqn),
+        }
+    }
+
     /// WQEs posted and not taken.
     ///
     /// # Errors

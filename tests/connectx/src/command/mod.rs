@@ -3,10 +3,16 @@
 //! The command queue: slots, mailboxes, dispatch and completion (connectx.md section 2;
 //! `mlx5_core/cmd.c`).
 
+mod access_reg;
+mod cq;
 pub mod domain;
+mod eq;
+mod hca;
 pub mod mkey;
 pub mod pagefault;
 pub mod qp;
+mod srq;
+mod vport;
 
 use std::fmt;
 
@@ -116,10 +122,16 @@ pub struct Command {
 
 /// Every command the device has.
 const COMMANDS: &[&[Command]] = &[
+    access_reg::COMMANDS,
+    cq::COMMANDS,
     domain::COMMANDS,
+    eq::COMMANDS,
+    hca::COMMANDS,
     mkey::COMMANDS,
     pagefault::COMMANDS,
     qp::COMMANDS,
+    srq::COMMANDS,
+    vport::COMMANDS,
 ];
 
 /// The command with this opcode.
@@ -167,6 +179,8 @@ pub struct Queue {
 }
 
 const ENTRY: usize = 1 << LOG_STRIDE;
+/// Shortest input or output in bytes: opcode and modifier, status and syndrome.
+const HEADER: usize = 8;
 /// Bytes of input or output in the entry itself.
 const INLINE: usize = 16;
 const TYPE_PCI: u8 = 7;
@@ -312,7 +326,7 @@ impl Device {
     fn deliver(&mut self, at: Iova) -> Result<bool, Undelivered> {
         let entry = self.read_entry(at)?;
         let input = self.read_input(&entry)?;
-        if entry.output_len < INLINE || entry.output_len > MAX_LEN {
+        if entry.output_len < HEADER || entry.output_len > MAX_LEN {
             return Err(Undelivered::Status(delivery::OUT_LENGTH));
         }
         let opcode = u16::try_from(word(&input, 0) >> 16).unwrap_or(0);
@@ -342,7 +356,7 @@ impl Device {
     ///
     /// # Panics
     ///
-    /// If `output` is shorter than a header, 16 bytes.
+    /// If `output` is shorter than a header, 8 bytes.
     pub fn execute(&mut self, input: &[u8], output: &mut [u8]) {
         output.fill(0);
         let opcode = u16::try_from(word(input, 0) >> 16).unwrap_or(0);
@@ -384,7 +398,7 @@ impl Device {
 
     /// Collects the input of a command from its entry and mailboxes.
     fn read_input(&self, entry: &Entry) -> Result<Vec<u8>, Undelivered> {
-        if entry.input_len < 8 || entry.input_len > MAX_LEN {
+        if entry.input_len < HEADER || entry.input_len > MAX_LEN {
             return Err(Undelivered::Status(delivery::IN_LENGTH));
         }
         let mut input = vec![0; entry.input_len];
@@ -406,7 +420,8 @@ impl Device {
     /// Spreads the output of a command over its entry and mailboxes.
     fn write_output(&self, at: Iova, entry: &Entry, output: &[u8]) -> Result<(), Undelivered> {
         let mut next = entry.output_chain;
-        for chunk in output[INLINE..].chunks(MAILBOX_DATA) {
+        let (inline, rest) = output.split_at(output.len().min(INLINE));
+        for chunk in rest.chunks(MAILBOX_DATA) {
             if next.0 == 0 {
                 return Err(Undelivered::Status(delivery::OUT_LENGTH));
             }
@@ -415,7 +430,7 @@ impl Device {
             }
             next = self.check_mailbox(next, entry.token, |at| self.mem.write(at, chunk))?;
         }
-        self.mem.write(at.offset(32), &output[..INLINE])?;
+        self.mem.write(at.offset(32), inline)?;
         Ok(())
     }
 

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Commands on completion queues.
+
+use super::{op_mod, put_word, word, CmdError, CmdResult, CmdStatus, Command};
+use crate::buffer::QueueBuffer;
+use crate::completion::{cqe_opcode, CompletionQueue, Cqe};
+use crate::device::Device;
+use crate::ids::{Cqn, Eqn, Iova, Uar};
+use crate::ifc::cqc;
+
+const CONTEXT: usize = 0x10;
+const CONTEXT_SIZE: usize = 0x40;
+const PAS: usize = 0x110;
+/// Entries, as a power of two (`log_max_cq_sz`).
+const MAX_LOG_SIZE: u32 = 22;
+const MODIFY: u16 = 0;
+const RESIZE: u16 = 1;
+/// Bits of `modify_field_select`: moderation, which the model keeps and does not apply.
+const SELECT_PERIOD_AND_COUNT: u32 = 0x3;
+
+/// Bytes from one entry to the next: `cqe_sz` 0 is 64, 1 is 128, 2 is 64 padded to 128.
+fn stride(context: &[u8]) -> Result<u64, CmdError> {
+    match cqc::CQE_SZ.get(context) {
+        0 => Ok(64),
+        1 | 2 => Ok(128),
+        _ => Err(CmdStatus::BadParam.into()),
+    }
+}
+
+fn ring(context: &[u8], pas: &[u8]) -> Result<(u32, u64, QueueBuffer), CmdError> {
+    let log_size = cqc::LOG_CQ_SIZE.get32(context);
+    if log_size > MAX_LOG_SIZE {
+        return Err(CmdStatus::BadParam.into());
+    }
+    let stride = stride(context)?;
+    let buffer = QueueBuffer::new(
+        pas,
+        cqc::LOG_PAGE_SIZE.get(context),
+        cqc::PAGE_OFFSET.get(context),
+        stride << log_size,
+    )?;
+    Ok((log_size, stride, buffer))
+}
+
+fn create_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    let context = &input[CONTEXT..CONTEXT + CONTEXT_SIZE];
+    let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
+    let uar = Uar(cqc::UAR_PAGE.get32(context));
+    let eqn = u8::try_from(cqc::C_EQN.get(context))
+        .map(Eqn)
+        .map_err(|_| CmdStatus::BadParam)?;
+    if !dev.uars.pages.contains(&uar) || !dev.events.queues.contains_key(&eqn) {
+        return Err(CmdStatus::BadParam.into());
+    }
+    let mut cq = CompletionQueue::new(log_size, stride, buffer, Iova(cqc::DBR_ADDR.get(context)));
+    cq.overrun_ignore = cqc::OI.is_set(context);
+    cq.eqn = eqn;
+    cq.uar = uar;
+    cq.context.copy_from_slice(context);
+    let queues = &dev.cqs.queues;
+    let cqn = dev
+        .cqs
+        .numbers
+        .take(|n| queues.contains_key(&Cqn(n)))
+        .ok_or(CmdStatus::NoResources)?;
+    dev.cqs.queues.insert(Cqn(cqn), cq);
+    put_word(output, 8, cqn);
+    Ok(())
+}
+
+fn cqn(input: &[u8]) -> Cqn {
+    Cqn(word(input, 8) & 0xff_ffff)
+}
+
+fn destroy_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    let cqn = cqn(input);
+    if dev.cq_in_use(cqn) {
+        return Err(CmdStatus::ResBusy.into());
+    }
+    match dev.cqs.queues.remove(&cqn) {
+        Some(_) => Ok(()),
+        None => Err(CmdStatus::BadRes.into()),
+    }
+}
+
+fn query_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    let cq = dev.cqs.queues.get(&cqn(input)).ok_or(CmdStatus::BadRes)?;
+    let context = &mut output[CONTEXT..CONTEXT + CONTEXT_SIZE];
+    context.copy_from_slice(&cq.context);
+    cqc::PRODUCER_COUNTER.set(context, u64::from(cq.producer));
+    Ok(())
+}
+
+fn modify_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    let cqn = cqn(input);
+    let context = &input[CONTEXT..CONTEXT + CONTEXT_SIZE];
+    let cq = dev.cqs.queues.get_mut(&cqn).ok_or(CmdStatus::BadRes)?;
+    match op_mod(input) {
+        MODIFY => {
+            if word(input, 0xc) & !SELECT_PERIOD_AND_COUNT != 0 {
+                return Err(CmdStatus::BadParam.into());
+            }
+            for field in [cqc::CQ_PERIOD, cqc::CQ_MAX_COUNT] {
+                field.set(&mut cq.context, field.get(context));
+            }
+            Ok(())
+        }
+        RESIZE => {
+            let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
+            // Tells whoever copies the old entries where they end. The new buffer goes on
+            // with the same index.
+            let end = Cqe {
+                opcode: cqe_opcode::RESIZE_CQ,
+                ..Cqe::default()
+            };
+            dev.push_cqe(cqn, &end);
+            let cq = dev.cqs.queues.get_mut(&cqn).ok_or(CmdStatus::BadRes)?;
+            cq.log_size = log_size;
+            cq.stride = stride;
+            cq.buffer = buffer;
+            cqc::LOG_CQ_SIZE.set(&mut cq.context, u64::from(log_size));
+            Ok(())
+        }
+        _ => Err(CmdStatus::BadOp.into()),
+    }
+}
+
+impl Device {
+    /// Whether a QP or SRQ still completes to this CQ.
+    fn cq_in_use(&self, cqn: Cqn) -> bool {
+        let by_srq = self.srqs.queues.values().any(|srq| srq.cqn() == Some(cqn));
+        let by_qp = self
+            .qps
+            .iter()
+            .any(|qp| qp.send_cq() == cqn || qp.recv_cq() == cqn);
+        by_srq || by_qp
+    }
+}
+
+const fn command(
+    opcode: u16,
+    name: &'static str,
+    input: usize,
+    output: usize,
+    run: super::Handler,
+) -> Command {
+    Command {
+        opcode,
+        name,
+        input,
+        output,
+        run,
+    }
+}
+
+pub(super) const COMMANDS: &[Command] = &[
+    command(0x400, "CREATE_CQ", PAS, 16, create_cq),
+    command(0x401, "DESTROY_CQ", 16, 16, destroy_cq),
+    command(0x402, "QUERY_CQ", 16, PAS, query_cq),
+    command(0x403, "MODIFY_CQ", PAS, 16, modify_cq),
+];

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Commands on event queues.
+
+use super::{put_word, word, CmdError, CmdResult, CmdStatus, Command};
+use crate::buffer::QueueBuffer;
+use crate::device::Device;
+use crate::event::{EventQueue, EQE_SIZE};
+use crate::guest::to_u64;
+use crate::ids::{Eqn, Uar};
+use crate::ifc::eqc;
+
+const CONTEXT: usize = 0x10;
+const EVENT_BITMASK: usize = 0x58;
+const PAS: usize = 0x110;
+/// Entries, as a power of two (`log_max_eq_sz`).
+const MAX_LOG_SIZE: u32 = 22;
+
+fn create_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    let context = &input[CONTEXT..CONTEXT + 0x40];
+    let log_size = eqc::LOG_EQ_SIZE.get32(context);
+    let uar = Uar(eqc::UAR_PAGE.get32(context));
+    if log_size > MAX_LOG_SIZE || !dev.uars.pages.contains(&uar) {
+        return Err(CmdStatus::BadParam.into());
+    }
+    let buffer = QueueBuffer::new(
+        &input[PAS..],
+        eqc::LOG_PAGE_SIZE.get(context),
+        eqc::PAGE_OFFSET.get(context),
+        to_u64(EQE_SIZE) << log_size,
+    )?;
+    let mut mask = [0; 4];
+    for (word64, bytes) in mask.iter_mut().zip(input[EVENT_BITMASK..].chunks_exact(8)) {
+        *word64 = u64::from(word(bytes, 0)) << 32 | u64::from(word(bytes, 4));
+    }
+    for event_type in 0..=255 {
+        let taken = mask[usize::from(event_type / 64_u8)] >> (event_type % 64) & 1 == 1;
+        if taken && event_type != 0 && dev.events.queue_for(event_type).is_some() {
+            return Err(CmdStatus::ResBusy.into());
+        }
+    }
+    let vector = u16::try_from(eqc::INTR.get(context)).unwrap_or(u16::MAX);
+    let queues = &dev.events.queues;
+    let eqn = dev
+        .events
+        .numbers
+        .take(|n| u8::try_from(n).is_ok_and(|n| queues.contains_key(&Eqn(n))))
+        .and_then(|n| u8::try_from(n).ok())
+        .ok_or(CmdStatus::NoResources)?;
+    dev.events.queues.insert(
+        Eqn(eqn),
+        EventQueue::new(log_size, uar, vector, mask, buffer),
+    );
+    put_word(output, 8, u32::from(eqn));
+    Ok(())
+}
+
+fn eqn(dev: &Device, input: &[u8]) -> Result<Eqn, CmdError> {
+    let [_, _, _, eqn] = word(input, 8).to_be_bytes();
+    if dev.events.queues.contains_key(&Eqn(eqn)) {
+        Ok(Eqn(eqn))
+    } else {
+        Err(CmdStatus::BadRes.into())
+    }
+}
+
+fn destroy_eq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    let eqn = eqn(dev, input)?;
+    if dev.cqs.queues.values().any(|cq| cq.eqn == eqn) {
+        return Err(CmdStatus::ResBusy.into());
+    }
+    dev.events.queues.remove(&eqn);
+    Ok(())
+}
+
+fn query_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    let eqn = eqn(dev, input)?;
+    let Some(eq) = dev.events.queues.get(&eqn) else {
+        return Err(CmdStatus::BadRes.into());
+    };
+    let context = &mut output[CONTEXT..CONTEXT + 0x40];
+    /// `st`: fired or armed.
+    const FIRED: u64 = 0xa;
+    const ARMED: u64 = 0x9;
+    eqc::ST.set(context, if eq.armed() { ARMED } else { FIRED });
+    eqc::LOG_EQ_SIZE.set(context, u64::from(eq.log_size));
+    eqc::UAR_PAGE.set(context, u64::from(eq.uar.0));
+    eqc::INTR.set(context, u64::from(eq.vector));
+    eqc::CONSUMER_COUNTER.set(context, u64::from(eq.consumer()));
+    eqc::PRODUCER_COUNTER.set(context, u64::from(eq.producer()));
+    Ok(())
+}
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        opcode: 0x301,
+        name: "CREATE_EQ",
+        input: PAS,
+        output: 16,
+        run: create_eq,
+    },
+    Command {
+        opcode: 0x302,
+        name: "DESTROY_EQ",
+        input: 16,
+        output: 16,
+        run: destroy_eq,
+    },
+    Command {
+        opcode: 0x303,
+        name: "QUERY_EQ",
+        input: 16,
+        output: CONTEXT + 0x40,
+        run: query_eq,
+    },
+];
