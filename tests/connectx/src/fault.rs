@@ -1,21 +1,266 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Accesses stalled on a page fault.
+//! Accesses stalled on a page fault, and the events that report them.
+//!
+//! Each stall has a token of its own, whatever the scheme, and exactly one event
+//! outstanding. PAGE_FAULT_RESUME takes the stall away; the access that is retried
+//! may stall again, with another token.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use firmware_cmds::page_fault::{DemandPages, FaultType, MEMORY_FAULT_PAGE};
+use firmware_cmds::{
+    FaultToken, MemoryFault, MemoryToken, PageFault, PageFaultResume, RdmaFault, TransportToken,
+    WqNumber, WqeFault, WqeFaultKind,
+};
+
+use crate::device::Device;
+use crate::event::Eqe;
+use crate::ids::{Qpn, Srqn};
+use crate::knobs::Scheme;
+use crate::mkey::{Missing, Target};
+
+/// Most pages that one event of the memory scheme demands.
+const MAX_DEMAND_PAGES: u64 = 512;
+
+/// Tokens of stalls that were resumed, kept to tell a second resume from one that
+/// crossed the end of its QP.
+const RESUMED_KEPT: usize = 4096;
+
+/// Names a stall to the driver: 24 bits, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(u32);
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Which access stalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StallKind {
+    /// The requester's gather of a SEND or RDMA WRITE.
+    SendOrWrite,
+    /// The requester's scatter of an RDMA READ or atomic response.
+    ReadOrAtomic,
+    /// The responder's scatter of a SEND, into a WQE of its own queue.
+    Receive,
+    /// The same into a WQE of a shared queue.
+    SharedReceive(Srqn),
+    /// The responder's access for an RDMA operation or atomic.
+    Rdma,
+}
+
+/// An access that waits for its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// The QP whose direction stands still.
+    pub qpn: Qpn,
+    /// The QP whose work request it is; the same on the requester's side.
+    pub requester: Qpn,
+    /// Which access.
+    pub kind: StallKind,
+    /// Index of the WQE in its queue; of no meaning for [`StallKind::Rdma`].
+    pub wqe_index: u16,
+    /// The access as the WQE or the packet names it, from where it stalled to its end.
+    pub target: Target,
+    /// What is missing.
+    pub missing: Missing,
+    /// Path MTU: no packet is longer.
+    pub mtu: u32,
+}
+
+impl Stall {
+    /// The event for this stall.
+    fn report(&self, scheme: Scheme, token: Token) -> PageFault {
+        match (scheme, self.kind) {
+            (Scheme::Memory, _) => PageFault::Memory(self.memory_fault(token)),
+            (Scheme::Transport, StallKind::Rdma) => PageFault::Rdma(self.rdma_fault(token)),
+            (Scheme::Transport, _) => PageFault::Wqe(self.wqe_fault(token)),
+        }
+    }
+
+    fn memory_fault(&self, token: Token) -> MemoryFault {
+        let page = u64::from(MEMORY_FAULT_PAGE);
+        let start = self.missing.va & !(page - 1);
+        let bytes = (self.missing.va - start).saturating_add(self.missing.len);
+        let pages = bytes.div_ceil(page).min(MAX_DEMAND_PAGES);
+        MemoryFault {
+            last: true,
+            token: MemoryToken::from(TransportToken::truncate(token.0)),
+            mkey: self.missing.key,
+            va: firmware_cmds::Iova::new(start),
+            demand_pages: DemandPages::truncate(u32::try_from(pages).unwrap_or(1)),
+            pre_demand_pages: 0,
+            post_demand_pages: 0,
+        }
+    }
+
+    fn rdma_fault(&self, token: Token) -> RdmaFault {
+        RdmaFault {
+            fault_type: FaultType::rdma(self.target.access.writes()),
+            token: TransportToken::truncate(token.0),
+            r_key: self.target.key,
+            rdma_va: firmware_cmds::Iova::new(self.target.va),
+            rdma_op_len: u32::try_from(self.target.len).unwrap_or(u32::MAX),
+            packet_length: self.packet_length(),
+            bytes_committed: 0,
+        }
+    }
+
+    /// The driver makes the whole WQE present: nothing is reported as committed, and
+    /// what already moved does not have to move again.
+    fn wqe_fault(&self, token: Token) -> WqeFault {
+        let (kind, number) = match self.kind {
+            StallKind::SendOrWrite => (WqeFaultKind::SendOrWrite, self.qpn.0),
+            StallKind::ReadOrAtomic => (WqeFaultKind::ReadOrAtomic, self.qpn.0),
+            StallKind::SharedReceive(srqn) => (WqeFaultKind::SharedReceive, srqn.0),
+            StallKind::Receive | StallKind::Rdma => (WqeFaultKind::Receive, self.qpn.0),
+        };
+        WqeFault {
+            kind,
+            wq_number: WqNumber::truncate(number),
+            wqe_index: self.wqe_index,
+            bytes_committed: 0,
+            packet_length: self.packet_length(),
+            token: TransportToken::truncate(token.0),
+        }
+    }
+
+    fn packet_length(&self) -> u16 {
+        u16::try_from(self.target.len.min(u64::from(self.mtu))).unwrap_or(u16::MAX)
+    }
+}
 
 /// All stalls.
 #[derive(Debug, Default)]
-pub struct Faults {}
+pub struct Faults {
+    live: BTreeMap<Token, (Stall, FaultToken)>,
+    last: u32,
+    resumed: VecDeque<Token>,
+}
 
 impl Faults {
     /// Number of stalls waiting for a resume.
     #[must_use]
     pub fn len(&self) -> usize {
-        0
+        self.live.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        true
+        self.live.is_empty()
+    }
+
+    /// Every stall with its token.
+    pub fn iter(&self) -> impl Iterator<Item = (Token, &Stall)> {
+        self.live.iter().map(|(&token, (stall, _))| (token, stall))
+    }
+
+    fn token(&mut self) -> Token {
+        loop {
+            self.last = self.last % TransportToken::MAX.get() + 1;
+            let token = Token(self.last);
+            if !self.live.contains_key(&token) {
+                return token;
+            }
+        }
+    }
+
+    /// Drops every stall at `qpn` or for its work requests, and returns the others
+    /// whose requester waited for them.
+    pub(crate) fn discard(&mut self, qpn: Qpn) -> Vec<Qpn> {
+        let mut waiting = Vec::new();
+        self.live.retain(|_, (stall, _)| {
+            let gone = stall.qpn == qpn || stall.requester == qpn;
+            if gone && stall.requester != qpn {
+                waiting.push(stall.requester);
+            }
+            !gone
+        });
+        waiting
+    }
+}
+
+impl Device {
+    /// How page faults are reported: what the driver chose of what was offered.
+    pub(crate) fn fault_scheme(&self) -> Scheme {
+        if self.hca.memory_scheme() {
+            Scheme::Memory
+        } else {
+            Scheme::Transport
+        }
+    }
+
+    /// Records a stall and reports it.
+    pub(crate) fn stall(&mut self, stall: Stall) -> Token {
+        let scheme = self.fault_scheme();
+        let token = self.faults.token();
+        let fault = stall.report(scheme, token);
+        match (scheme, stall.kind) {
+            (Scheme::Memory, _) => self.counters.faults_memory += 1,
+            (Scheme::Transport, StallKind::Rdma) => self.counters.faults_rdma += 1,
+            (Scheme::Transport, StallKind::SendOrWrite | StallKind::ReadOrAtomic) => {
+                self.counters.faults_wqe_requester += 1;
+            }
+            (Scheme::Transport, StallKind::Receive | StallKind::SharedReceive(_)) => {
+                self.counters.faults_wqe_responder += 1;
+            }
+        }
+        self.journal.trace(format_args!(
+            "fault token={token} qp={} {:?} key={} va={:#x} len={:#x} missing {}:{:#x}+{:#x}",
+            stall.qpn,
+            stall.kind,
+            stall.target.key,
+            stall.target.va,
+            stall.target.len,
+            stall.missing.key,
+            stall.missing.va,
+            stall.missing.len
+        ));
+        self.faults.live.insert(token, (stall, fault.fault_token()));
+        // The queue sets the owner bit when it writes the entry.
+        let eqe = fault.to_eqe(false);
+        self.raise(Eqe {
+            event_type: eqe.event_type.0,
+            sub_type: eqe.sub_type,
+            data: eqe.data,
+        });
+        token
+    }
+
+    /// Executes PAGE_FAULT_RESUME: the stall ends, and its access is retried or fails.
+    pub(crate) fn resume(&mut self, resume: PageFaultResume) {
+        let number = u32::try_from(resume.fault.get()).unwrap_or(0);
+        let token = Token(number);
+        self.journal
+            .trace(format_args!("resume token={token} error={}", resume.error));
+        let Some((stall, expected)) = self.faults.live.remove(&token) else {
+            self.counters.resumes_unknown += 1;
+            if self.faults.resumed.contains(&token) {
+                self.violation(format_args!("page fault {token} resumed twice"));
+            }
+            return;
+        };
+        if resume.fault != expected {
+            self.violation(format_args!(
+                "resume of page fault {token} names {:?}, the event named {expected:?}",
+                resume.fault
+            ));
+        }
+        if self.faults.resumed.len() == RESUMED_KEPT {
+            self.faults.resumed.pop_front();
+        }
+        self.faults.resumed.push_back(token);
+        if resume.error {
+            self.counters.resumes_error += 1;
+            self.fail_stalled(token, &stall);
+        } else {
+            self.counters.resumes_ok += 1;
+            self.retry_stalled(token, &stall);
+        }
     }
 }

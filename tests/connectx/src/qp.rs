@@ -12,6 +12,7 @@ use crate::buffer::QueueBuffer;
 use crate::fault::Token;
 use crate::ids::{Cqn, Iova, Numbers, Pdn, Qpn, Srqn};
 use crate::transport::Op;
+use crate::wqe::Receive;
 use context::{self as qpc, QpContext};
 
 /// Bytes of a send WQE basic block.
@@ -19,8 +20,8 @@ pub const WQEBB: u64 = 64;
 
 /// First QP number handed out: 0 and 1 are the virtual numbers of the MAD QPs.
 const FIRST_QPN: u32 = 0x40;
-/// Last QP number, `log_max_qp` = 18.
-const LAST_QPN: u32 = (1 << 18) - 1;
+/// Last QP number, `log_max_qp` = 17.
+const LAST_QPN: u32 = (1 << 17) - 1;
 
 /// State of a QP, kernel `include/linux/mlx5/qp.h:mlx5_qp_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +159,8 @@ pub struct RecvQueue {
     pub log_stride: u32,
     /// WQEs done.
     pub ci: u16,
+    /// The WQE that the message under way was given.
+    pub bound: Option<Receive>,
 }
 
 /// A queue pair.
@@ -228,6 +231,7 @@ impl Qp {
                 log_size: rq_size,
                 log_stride: context.get(qpc::LOG_RQ_STRIDE) + 4,
                 ci: 0,
+                bound: None,
             },
             context,
             epoch: 0,
@@ -241,6 +245,7 @@ impl Qp {
         self.sq.wait = Wait::Nothing;
         self.sq.rnr_naks = 0;
         self.sq.timeouts = 0;
+        self.rq.bound = None;
     }
 
     /// [`Qp::stop`], and both queues are empty.

@@ -1,3 +1,248 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! To be filled in by its owner.
+//! UMR: changes an MKey's context and translation entries from a work queue.
+//!
+//! A UMR takes effect within one step of the device, and so does every access (see
+//! [`crate::transport::mover`]): when it completes, nothing is under way that used the
+//! old translation, and nothing will.
+
+use std::fmt;
+
+use firmware_cmds::umr::{UmrWqe, UmrXlt, UMR_ALIGN};
+use firmware_cmds::wqe::{DataSeg, SendTransport, SendWqe};
+use firmware_cmds::{AccessMode, LogPageSize, Mkc};
+
+use crate::completion::syndrome;
+use crate::device::Device;
+use crate::guest::to_u64;
+use crate::ids::Qpn;
+use crate::knobs::spend;
+use crate::mkey::{Access, MKey, Target, WalkError};
+use crate::qp::ServiceType;
+use crate::transport::{Failure, Op, Outcome};
+
+/// What is wrong with a UMR.
+#[derive(Debug)]
+enum Refused {
+    Malformed,
+    UnknownMkey,
+    Variant,
+    NotEnabled,
+    Free,
+    NotFree,
+    UnknownMask(u64),
+    Unaligned,
+    BeyondTable,
+    List(WalkError),
+    Dma(crate::guest::DmaError),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("malformed"),
+            Self::UnknownMkey => f.write_str("unknown MKey"),
+            Self::Variant => f.write_str("MKey variant mismatch"),
+            Self::NotEnabled => f.write_str("UMR is not enabled for the MKey"),
+            Self::Free => f.write_str("the MKey is free"),
+            Self::NotFree => f.write_str("the MKey is not free"),
+            Self::UnknownMask(bits) => write!(f, "unknown mask bits {bits:#x}"),
+            Self::Unaligned => f.write_str("offset or length of the list is unaligned"),
+            Self::BeyondTable => f.write_str("offset beyond the translation table"),
+            Self::List(error) => write!(f, "translation list: {error:?}"),
+            Self::Dma(error) => write!(f, "translation list: {error}"),
+        }
+    }
+}
+
+impl Device {
+    /// Executes a UMR WQE.
+    pub(crate) fn umr(&mut self, qpn: Qpn, op: &Op) -> Outcome {
+        if self.qps.get(qpn).map(|qp| qp.st) != Some(ServiceType::RegUmr) {
+            // Binding a memory window or invalidating a local key.
+            self.journal.note(format_args!(
+                "QP {qpn}: UMR on a user's QP is not supported"
+            ));
+            return Outcome::Failed(Failure::local(syndrome::MW_BIND));
+        }
+        self.counters.umr_wqes += 1;
+        if spend(&mut self.knobs.umr_fail_count) {
+            self.journal.note(format_args!("knob: failed a UMR"));
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
+        }
+        if let Err(refused) = self.execute_umr(op) {
+            self.violation(format_args!(
+                "UMR of MKey {} on QP {qpn}: {refused}",
+                op.request.ctrl.mkey()
+            ));
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
+        }
+        if spend(&mut self.knobs.umr_drop_count) {
+            self.journal
+                .note(format_args!("knob: dropped the completion of a UMR"));
+            return Outcome::Forgotten;
+        }
+        Outcome::Done
+    }
+
+    fn execute_umr(&mut self, op: &Op) -> Result<(), Refused> {
+        let wqe = SendWqe::parse(&op.request.bytes, SendTransport::Connected)
+            .and_then(|wqe| UmrWqe::parse(&wqe))
+            .map_err(|_| Refused::Malformed)?;
+        let key = wqe.ctrl.mkey();
+        let mask = wqe.umr.mkey_mask;
+        let mkey = self
+            .mkeys
+            .get(key.index().get())
+            .ok_or(Refused::UnknownMkey)?;
+        if mask.unknown() != 0 {
+            return Err(Refused::UnknownMask(mask.unknown()));
+        }
+        if mkey.mkc.variant != key.variant() && !mask.key() {
+            return Err(Refused::Variant);
+        }
+        if !mkey.mkc.umr_en {
+            return Err(Refused::NotEnabled);
+        }
+        if wqe.umr.flags.check_free() && mkey.mkc.free {
+            return Err(Refused::Free);
+        }
+        if wqe.umr.flags.check_not_free() && !mkey.mkc.free {
+            return Err(Refused::NotFree);
+        }
+        let fetched;
+        let list = match wqe.xlt {
+            UmrXlt::None => &[][..],
+            UmrXlt::Inline(list) => list,
+            UmrXlt::Data(data) => {
+                fetched = self.fetch_list(&data, wqe.umr.xlt_bytes())?;
+                &fetched
+            }
+        };
+        let offset = wqe.umr.xlt_offset();
+        let align = to_u64(UMR_ALIGN);
+        if list.len() % UMR_ALIGN != 0 || offset.bytes() % align != 0 {
+            return Err(Refused::Unaligned);
+        }
+        let Some(mkey) = self.mkeys.get_mut(key.index().get()) else {
+            return Err(Refused::UnknownMkey);
+        };
+        if !list.is_empty() {
+            let changed = mkey
+                .xlt
+                .write(offset.get(), list)
+                .ok_or(Refused::BeyondTable)?;
+            self.counters.umr_xlt_updates += 1;
+            if mkey.mkc.access_mode == AccessMode::Mtt {
+                self.counters.mtts_set += changed.set;
+                self.counters.mtts_cleared += changed.cleared;
+            }
+        }
+        apply(&mut mkey.mkc, &wqe);
+        let short = too_short(mkey);
+        self.journal.trace(format_args!(
+            "umr mkey={key} flags={:?} mask={:#x} xlt {} octowords at {}",
+            wqe.umr.flags,
+            mask.get(),
+            wqe.umr.xlt_octowords,
+            offset.get()
+        ));
+        if short {
+            return Err(Refused::BeyondTable);
+        }
+        Ok(())
+    }
+
+    /// Reads a translation list from the driver's memory.
+    fn fetch_list(&self, data: &DataSeg, len: usize) -> Result<Vec<u8>, Refused> {
+        if data.byte_count.bytes() < to_u64(len) {
+            return Err(Refused::Malformed);
+        }
+        let target = Target {
+            key: data.lkey,
+            va: data.addr.get(),
+            len: to_u64(len),
+            access: Access::LocalRead,
+            pd: None,
+        };
+        let mut extents = Vec::new();
+        self.mkeys
+            .resolve(&target, target.len, &mut extents)
+            .map_err(Refused::List)?;
+        let mut list = vec![0; len];
+        let mut at = 0;
+        for extent in extents {
+            let end = at + usize::try_from(extent.len).unwrap_or(usize::MAX);
+            self.mem
+                .read(extent.iova, &mut list[at..end])
+                .map_err(Refused::Dma)?;
+            at = end;
+        }
+        Ok(list)
+    }
+}
+
+/// Takes the fields that the mask names.
+fn apply(mkc: &mut Mkc, wqe: &UmrWqe<'_>) {
+    let mask = wqe.umr.mkey_mask;
+    let new = &wqe.mkc;
+    if mask.len() {
+        mkc.len = new.len;
+        mkc.length64 = new.length64;
+    }
+    let mut log = mkc.log_page_size.get();
+    if mask.page_size() {
+        log = log & 0x20 | new.log_page_size.get() & 0x1f;
+    }
+    if mask.page_size_5() {
+        log = log & 0x1f | new.log_page_size.get() & 0x20;
+    }
+    mkc.log_page_size = LogPageSize::truncate(log);
+    if mask.start_addr() {
+        mkc.start_addr = new.start_addr;
+    }
+    if mask.pd() {
+        mkc.pd = new.pd;
+    }
+    if mask.en_rinval() {
+        mkc.en_rinval = new.en_rinval;
+    }
+    if mask.key() {
+        mkc.variant = new.variant;
+    }
+    if mask.qpn() {
+        mkc.qpn = new.qpn;
+    }
+    if mask.lr() {
+        mkc.access.local_read = new.access.local_read;
+    }
+    if mask.lw() {
+        mkc.access.local_write = new.access.local_write;
+    }
+    if mask.rr() {
+        mkc.access.remote_read = new.access.remote_read;
+    }
+    if mask.rw() {
+        mkc.access.remote_write = new.access.remote_write;
+    }
+    if mask.a() {
+        mkc.access.atomic = new.access.atomic;
+    }
+    if mask.small_fence() {
+        mkc.small_fence_on_rdma_read_response = new.small_fence_on_rdma_read_response;
+    }
+    if mask.relaxed_ordering_write() {
+        mkc.relaxed_ordering_write = new.relaxed_ordering_write;
+    }
+    if mask.relaxed_ordering_read() {
+        mkc.relaxed_ordering_read = new.relaxed_ordering_read;
+    }
+    if mask.free() {
+        mkc.free = new.free;
+    }
+}
+
+/// Whether an MKey in use spans more than its table can translate.
+pub(crate) fn too_short(mkey: &MKey) -> bool {
+    !mkey.mkc.free && mkey.entries_needed() > mkey.entries()
+}

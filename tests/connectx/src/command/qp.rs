@@ -1,7 +1,136 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Commands of this kind: to be filled in by its owner.
+//! QPs: creation, transitions, query, destruction.
 
-use super::Command;
+use super::{put_word, word, CmdResult, CmdStatus, Command};
+use crate::buffer::QueueBuffer;
+use crate::device::Device;
+use crate::ids::Qpn;
+use crate::qp::context::{self as qpc, QpContext, QPC_LEN};
+use crate::qp::transition::Transition;
+use crate::qp::{buffer_layout, Qp};
 
-pub(super) const COMMANDS: &[Command] = &[];
+/// Number of the QP, in bits 23:0.
+const QPN: usize = 0x08;
+/// Optional-parameter mask.
+const OPT_MASK: usize = 0x10;
+/// Context.
+const QPC: usize = 0x18;
+/// Page list, where there is one.
+const PAS: usize = 0x110;
+
+fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    let context = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInputLen)?;
+    let (len, _) = buffer_layout(&context).ok_or(CmdStatus::BadParam)?;
+    let buffer = QueueBuffer::new(
+        &input[PAS..],
+        context.get(qpc::LOG_PAGE_SIZE).into(),
+        context.get(qpc::PAGE_OFFSET).into(),
+        len,
+    )?;
+    let qpn = device.qps.number().ok_or(CmdStatus::NoResources)?;
+    let qp = Qp::new(qpn, context, buffer).ok_or(CmdStatus::BadParam)?;
+    device.qps.insert(qp);
+    put_word(output, QPN, qpn.0);
+    Ok(())
+}
+
+fn destroy_qp(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    if device.destroy_qp(qpn(input)) {
+        Ok(())
+    } else {
+        Err(CmdStatus::BadRes.into())
+    }
+}
+
+fn query_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    let qp = device.qps.get(qpn(input)).ok_or(CmdStatus::BadRes)?;
+    let mut context = qp.context.clone();
+    context.set(qpc::HW_SQ_COUNTER, qp.sq.ci.into());
+    context.set(qpc::SW_SQ_COUNTER, qp.sq.pi.into());
+    context.set(qpc::HW_RQ_COUNTER, qp.rq.ci.into());
+    output[QPC..QPC + QPC_LEN].copy_from_slice(context.bytes());
+    Ok(())
+}
+
+fn modify(device: &mut Device, input: &[u8], transition: Transition) -> CmdResult {
+    let qpn = qpn(input);
+    let new = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInputLen)?;
+    let qp = device.qps.get_mut(qpn).ok_or(CmdStatus::BadRes)?;
+    let target = transition
+        .apply(&mut qp.context, qp.state, word(input, OPT_MASK), &new)
+        .map_err(|_| CmdStatus::BadQpState)?;
+    qp.state = target;
+    // What was posted before may now be executed.
+    device.qps.wake(qpn);
+    Ok(())
+}
+
+fn to_error(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    let qpn = qpn(input);
+    device.qps.get(qpn).ok_or(CmdStatus::BadRes)?;
+    device.qp_to_error(qpn);
+    Ok(())
+}
+
+/// When this returns no completion of the QP will be written any more: the driver then
+/// cleans its CQs (kernel `drivers/infiniband/hw/mlx5/qp.c:__mlx5_ib_modify_qp`).
+fn to_reset(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    let qpn = qpn(input);
+    device.qps.get(qpn).ok_or(CmdStatus::BadRes)?;
+    device.reset_qp(qpn);
+    Ok(())
+}
+
+fn qpn(input: &[u8]) -> Qpn {
+    Qpn(word(input, QPN) & 0xff_ffff)
+}
+
+macro_rules! transitions {
+    ($($opcode:literal $name:literal $function:ident $transition:ident;)*) => {
+        $(fn $function(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+            modify(device, input, Transition::$transition)
+        })*
+
+        pub(super) const COMMANDS: &[Command] = &[
+            Command { opcode: 0x500, name: "CREATE_QP", input: PAS, output: 16, run: create_qp },
+            simple(0x501, "DESTROY_QP", destroy_qp),
+            simple(0x507, "2ERR_QP", to_error),
+            simple(0x50a, "2RST_QP", to_reset),
+            Command {
+                opcode: 0x50b,
+                name: "QUERY_QP",
+                input: 16,
+                output: QPC + QPC_LEN,
+                run: query_qp,
+            },
+            $(Command {
+                opcode: $opcode,
+                name: $name,
+                input: QPC + QPC_LEN,
+                output: 16,
+                run: $function,
+            },)*
+        ];
+    };
+}
+
+transitions! {
+    0x502 "RST2INIT_QP" rst_to_init RstToInit;
+    0x503 "INIT2RTR_QP" init_to_rtr InitToRtr;
+    0x504 "RTR2RTS_QP" rtr_to_rts RtrToRts;
+    0x505 "RTS2RTS_QP" rts_to_rts RtsToRts;
+    0x506 "SQERR2RTS_QP" sq_error_to_rts SqErrToRts;
+    0x50c "SQD_RTS_QP" sqd_to_rts SqdToRts;
+    0x50e "INIT2INIT_QP" init_to_init InitToInit;
+}
+
+const fn simple(opcode: u16, name: &'static str, run: super::Handler) -> Command {
+    Command {
+        opcode,
+        name,
+        input: 16,
+        output: 16,
+        run,
+    }
+}

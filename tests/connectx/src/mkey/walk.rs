@@ -286,7 +286,12 @@ impl Walk<'_> {
                 continue;
             }
             let piece = left.min(size - skip);
-            self.mkey(entry.key, entry.va.get().wrapping_add(skip), piece, depth + 1)?;
+            self.mkey(
+                entry.key,
+                entry.va.get().wrapping_add(skip),
+                piece,
+                depth + 1,
+            )?;
             left -= piece;
             if left == 0 || self.done == self.limit {
                 return Ok(());

@@ -59,6 +59,12 @@ impl Xlt {
         T::parse(bytes).ok()
     }
 
+    /// Copies the first entries into `output`, as many as both have.
+    pub fn read_into(&self, output: &mut [u8]) {
+        let len = output.len().min(self.bytes.len());
+        output[..len].copy_from_slice(&self.bytes[..len]);
+    }
+
     /// Writes `bytes` from octword `offset` on and compares MTT by MTT.
     ///
     /// What falls beyond the end is dropped: the driver pads its lists to 64

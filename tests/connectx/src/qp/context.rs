@@ -60,6 +60,8 @@ pub const LOG_SQ_SIZE: Field = Field::new(0x08, 11, 4);
 pub const RLKY: Field = Field::new(0x08, 4, 1);
 /// Q counter set.
 pub const COUNTER_SET_ID: Field = Field::new(0x0c, 24, 8);
+/// UAR page that the doorbells of the QP belong to.
+pub const UAR_PAGE: Field = Field::new(0x0c, 0, 24);
 /// User index reported in CQEs of version 1.
 pub const USER_INDEX: Field = Field::new(0x10, 0, 24);
 /// log2 of the page size of the buffer, minus 12.

@@ -11,7 +11,7 @@
 use super::context::{self as qpc, Field, QpContext};
 use super::QpState;
 
-/// A transition command.
+/// A transition command; 2ERR and 2RST take nothing from a context and are not here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
     /// RST2INIT_QP.
@@ -28,10 +28,6 @@ pub enum Transition {
     SqErrToRts,
     /// SQD_RTS_QP.
     SqdToRts,
-    /// 2ERR_QP.
-    ToErr,
-    /// 2RST_QP.
-    ToRst,
 }
 
 /// Optional-parameter bits, kernel `include/linux/mlx5/qp.h:mlx5_qp_optpar`.
@@ -122,7 +118,7 @@ impl Transition {
     ///
     /// [`BadState`] if the transition does not start at `from`.
     fn target(self, from: QpState) -> Result<QpState, BadState> {
-        use QpState::{Err, Init, Rst, Rtr, Rts, SqDrained, SqErr};
+        use QpState::{Init, Rst, Rtr, Rts, SqDrained, SqErr};
         match (self, from) {
             (Self::RstToInit, Rst) | (Self::InitToInit, Init) => Ok(Init),
             (Self::InitToRtr, Init) => Ok(Rtr),
@@ -130,9 +126,7 @@ impl Transition {
             | (Self::RtsToRts, Rts)
             | (Self::SqErrToRts, SqErr)
             | (Self::SqdToRts, SqDrained) => Ok(Rts),
-            (Self::ToErr, _) => Ok(Err),
-            (Self::ToRst, _) => Ok(Rst),
-            _ => Result::Err(BadState),
+            _ => Err(BadState),
         }
     }
 
@@ -168,17 +162,15 @@ impl Transition {
             Self::InitToRtr => copy_path(context, new),
             _ => {}
         }
-        if !matches!(self, Self::ToErr | Self::ToRst) {
-            if opt_mask & optpar::PRIMARY_ADDR_PATH != 0 {
-                copy_path(context, new);
-            }
-            if opt_mask & optpar::ALT_ADDR_PATH != 0 {
-                context.copy_range(new, qpc::SECONDARY_PATH);
-            }
-            for &(bit, field) in OPTIONAL {
-                if opt_mask & bit != 0 {
-                    context.copy_field(new, field);
-                }
+        if opt_mask & optpar::PRIMARY_ADDR_PATH != 0 {
+            copy_path(context, new);
+        }
+        if opt_mask & optpar::ALT_ADDR_PATH != 0 {
+            context.copy_range(new, qpc::SECONDARY_PATH);
+        }
+        for &(bit, field) in OPTIONAL {
+            if opt_mask & bit != 0 {
+                context.copy_field(new, field);
             }
         }
         context.set(qpc::STATE, target.code());

@@ -191,6 +191,13 @@ impl Device {
     }
 }
 
+impl Device {
+    /// Whether the first `len` bytes of an end could be accessed now.
+    pub(super) fn probe(&self, end: &End<'_>, len: u64) -> Result<(), Obstacle> {
+        pieces(&self.mkeys, end, 0, len).map(drop)
+    }
+}
+
 fn split(bytes: &mut [u8], at: u64) -> (&mut [u8], &mut [u8]) {
     bytes.split_at_mut(usize::try_from(at).unwrap_or(usize::MAX))
 }

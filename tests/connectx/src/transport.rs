@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The data path: what QPs do with what is posted to them. Every destination is local.
+//!
+//! A QP works on one work request at a time, in bounded steps; nothing ever blocks.
+//! What cannot go on (a page fault, a peer that is not ready) leaves the request with
+//! its QP and a note of what it waits for, and all other QPs go on.
+//!
+//! - `requester`: takes WQEs from the send queue and completes them.
+//! - `connected`: RC, XRC and UC messages, and the responder's part in them.
+//! - `datagram`: UD messages.
+//! - [`mover`]: moves bytes between segment lists.
+
+mod connected;
+mod datagram;
+pub mod mover;
+mod requester;
+
+use std::time::Duration;
+
+use crate::completion::{cqe_opcode, syndrome, Cqe};
+use crate::device::Device;
+use crate::event::{event_type, Eqe};
+use crate::fault::{Stall, StallKind, Token};
+use crate::guest::DmaError;
+use crate::ids::{Qpn, Uar};
+use crate::qp::context as qpc;
+use crate::qp::{QpState, RecvKind, ServiceType, Wait};
+use crate::wqe::{self, Receive, Request};
+
+/// Pieces of work, of at most [`mover::CHUNK`] bytes each, that one step does.
+const STEP_BUDGET: u32 = 32;
+
+/// How often the receive queue of a QP in error is looked at: it has no doorbell.
+const FLUSH_POLL: Duration = Duration::from_millis(20);
+
+/// A work request in progress.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// What is to be done.
+    pub request: Request,
+    /// Bytes that have moved.
+    pub done: u64,
+    /// The peer's epoch in which they moved.
+    pub peer_epoch: Option<u64>,
+    /// Not before this time (UMR latency).
+    pub not_before: Option<Duration>,
+}
+
+/// Where a step left a work request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    /// It is complete.
+    Done,
+    /// It is complete, but nobody is told (a knob).
+    Forgotten,
+    /// There is more to do.
+    More,
+    /// It waits for a page.
+    Stalled(Token),
+    /// It waits for this time.
+    Until(Duration),
+    /// It failed, and the QP with it.
+    Failed(Failure),
+}
+
+/// How a work request failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    /// Syndrome at the requester.
+    syndrome: u8,
+    /// What happened to the responder.
+    peer: Option<PeerFailure>,
+}
+
+impl Failure {
+    /// A failure that only the requester notices.
+    pub(crate) const fn local(syndrome: u8) -> Self {
+        Self {
+            syndrome,
+            peer: None,
+        }
+    }
+}
+
+/// How a responder failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerFailure {
+    qpn: Qpn,
+    /// Syndrome of the receive WQE that the message was given.
+    receive: Option<u8>,
+    /// Asynchronous event.
+    event: Option<u8>,
+}
+
+impl Device {
+    /// A send queue doorbell in a UAR page. Only notes it: the work is done in
+    /// [`Device::step`].
+    pub(crate) fn ring_sq(&mut self, uar: Uar, qpn: Qpn) {
+        let Some(qp) = self.qps.get_mut(qpn) else {
+            // A user may ring for a QP that is just being destroyed.
+            self.journal.note(format_args!(
+                "doorbell in UAR {uar} for QP {qpn}, which does not exist"
+            ));
+            return;
+        };
+        if qp.context.get(qpc::UAR_PAGE) != uar.0 {
+            self.journal.note(format_args!(
+                "doorbell of QP {qpn} in UAR {uar}, which is not its own"
+            ));
+            return;
+        }
+        if qp.st == ServiceType::RegUmr && self.knobs.umr_delay_ms > 0 {
+            // The delay of each UMR starts when it is posted, not when the one before
+            // it completes.
+            if let Ok(pi) = wqe::counter(&*self.mem, qp.send_dbr()) {
+                qp.sq.doorbells.push_back((pi, self.now));
+            }
+        }
+        self.qps.wake(qpn);
+    }
+
+    /// Lets QPs work for a bounded while; returns when to be called again, `Some(now)`
+    /// for at once.
+    pub(crate) fn step_qps(&mut self) -> Option<Duration> {
+        for _ in 0..STEP_BUDGET {
+            let Some(qpn) = self.qps.next_ready(self.now) else {
+                break;
+            };
+            if self.run_qp(qpn) {
+                self.qps.wake(qpn);
+            }
+        }
+        self.qps.next_deadline(self.now)
+    }
+
+    /// Does one piece of work of a QP; `true` if there may be more at once.
+    fn run_qp(&mut self, qpn: Qpn) -> bool {
+        let Some(qp) = self.qps.get_mut(qpn) else {
+            return false;
+        };
+        match qp.state {
+            QpState::Rts => {}
+            QpState::Err => {
+                self.flush(qpn);
+                return false;
+            }
+            _ => return false,
+        }
+        match qp.sq.wait {
+            Wait::Stall(_) => return false,
+            Wait::Until(at) if at > self.now => {
+                self.qps.wake_at(at, qpn);
+                return false;
+            }
+            Wait::Until(_) | Wait::Nothing => qp.sq.wait = Wait::Nothing,
+        }
+        let taken = qp.sq.op.take();
+        let Some(mut op) = taken.or_else(|| self.next_op(qpn)) else {
+            return false;
+        };
+        let outcome = self.advance(qpn, &mut op);
+        self.settle(qpn, op, outcome)
+    }
+
+    /// Acts on the outcome of a step; `true` if there may be more to do at once.
+    fn settle(&mut self, qpn: Qpn, op: Op, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Done => self.complete(qpn, &op.request, true),
+            Outcome::Forgotten => self.complete(qpn, &op.request, false),
+            Outcome::Failed(failure) => {
+                self.fail(qpn, &op.request, failure);
+                return false;
+            }
+            Outcome::More | Outcome::Stalled(_) | Outcome::Until(_) => {
+                let Some(qp) = self.qps.get_mut(qpn) else {
+                    return false;
+                };
+                qp.sq.op = Some(op);
+                match outcome {
+                    Outcome::Stalled(token) => {
+                        qp.sq.wait = Wait::Stall(token);
+                        return false;
+                    }
+                    Outcome::Until(at) => {
+                        qp.sq.wait = Wait::Until(at);
+                        self.qps.wake_at(at, qpn);
+                        return false;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        true
+    }
+
+    /// Fails a work request: its error completion, then the responder's, then both QPs
+    /// to the error state with everything else that is posted flushed.
+    fn fail(&mut self, qpn: Qpn, request: &Request, failure: Failure) {
+        self.journal.note(format_args!(
+            "QP {qpn}: WQE {} (opcode {:#x}) failed with syndrome {:#x}",
+            request.index, request.ctrl.opcode.0, failure.syndrome
+        ));
+        self.complete_error(
+            qpn,
+            request.index,
+            request.wqebbs,
+            request.ctrl.opcode.0,
+            failure.syndrome,
+        );
+        if let Some(peer) = failure.peer {
+            if let Some(syndrome) = peer.receive {
+                self.fail_receive(peer.qpn, syndrome);
+            }
+            if let Some(event) = peer.event {
+                self.raise(Eqe::for_qp(event, peer.qpn));
+            }
+        }
+        self.qp_to_error(qpn);
+        if let Some(peer) = failure.peer {
+            self.qp_to_error(peer.qpn);
+        }
+    }
+
+    /// A QP's own memory (queues, doorbell record) cannot be reached.
+    fn queue_lost(&mut self, qpn: Qpn, error: DmaError) {
+        self.violation(format_args!(
+            "QP {qpn}: work queue or doorbell record: {error}"
+        ));
+        self.raise(Eqe::for_qp(event_type::WQ_CATASTROPHIC, qpn));
+        self.abandon(qpn);
+        if let Some(qp) = self.qps.get_mut(qpn) {
+            // No flush: it would read the same memory.
+            qp.state = QpState::Err;
+            qp.context.set(qpc::STATE, QpState::Err.code());
+            qp.sq.log_size = None;
+            qp.rq.log_size = None;
+        }
+    }
+
+    /// Drops what a QP has in progress and the stalls that belong to it.
+    fn abandon(&mut self, qpn: Qpn) {
+        let waiting = self.faults.discard(qpn);
+        if let Some(qp) = self.qps.get_mut(qpn) {
+            qp.stop();
+        }
+        for requester in waiting {
+            self.unstall(requester, None);
+        }
+    }
+
+    /// Moves a QP to the error state and flushes it.
+    pub(crate) fn qp_to_error(&mut self, qpn: Qpn) {
+        let Some(qp) = self.qps.get_mut(qpn) else {
+            return;
+        };
+        if qp.state == QpState::Err {
+            return;
+        }
+        let from = qp.state;
+        let bound = qp.rq.bound.take();
+        let shared = matches!(qp.rq.kind, RecvKind::Shared(_)) && qp.st != ServiceType::Xrc;
+        self.abandon(qpn);
+        if let Some(qp) = self.qps.get_mut(qpn) {
+            qp.state = QpState::Err;
+            qp.context.set(qpc::STATE, QpState::Err.code());
+        }
+        if from == QpState::Rst {
+            return;
+        }
+        if let Some(receive @ Receive { srq: Some(_), .. }) = bound {
+            self.push_receive_error(qpn, &receive, syndrome::FLUSH);
+        }
+        if shared {
+            self.raise(Eqe::for_qp(event_type::SRQ_LAST_WQE, qpn));
+        }
+        self.flush(qpn);
+    }
+
+    /// Empties a QP. When this returns nothing of it is under way.
+    pub(crate) fn reset_qp(&mut self, qpn: Qpn) {
+        self.abandon(qpn);
+        if let Some(qp) = self.qps.get_mut(qpn) {
+            qp.reset();
+            qp.state = QpState::Rst;
+            qp.context.set(qpc::STATE, QpState::Rst.code());
+        }
+    }
+
+    /// Destroys a QP; `false` if there is none.
+    pub(crate) fn destroy_qp(&mut self, qpn: Qpn) -> bool {
+        self.abandon(qpn);
+        self.qps.remove(qpn).is_some()
+    }
+
+    /// Completes everything posted to a QP in error with the flush syndrome, in order.
+    fn flush(&mut self, qpn: Qpn) {
+        if let Err(error) = self.flush_queues(qpn) {
+            self.queue_lost(qpn, error);
+        }
+    }
+
+    fn flush_queues(&mut self, qpn: Qpn) -> Result<(), DmaError> {
+        while let Some(qp) = self.qps.get_mut(qpn) {
+            if qp.sq.log_size.is_none() {
+                break;
+            }
+            qp.sq.pi = wqe::counter(&*self.mem, qp.send_dbr())?;
+            if wqe::sq_pending(qp) == 0 {
+                break;
+            }
+            let wqebbs = wqe::head_wqebbs(qp, &*self.mem)?;
+            let index = qp.sq.ci;
+            self.complete_error(qpn, index, wqebbs, 0, syndrome::FLUSH);
+        }
+        while let Some(qp) = self.qps.get_mut(qpn) {
+            let Some(receive) = wqe::fetch_receive(qp, &*self.mem)? else {
+                break;
+            };
+            qp.rq.ci = qp.rq.ci.wrapping_add(1);
+            self.push_receive_error(qpn, &receive, syndrome::FLUSH);
+        }
+        if self.qps.get(qpn).is_some_and(|qp| qp.rq.log_size.is_some()) {
+            self.qps.wake_at(self.now + FLUSH_POLL, qpn);
+        }
+        Ok(())
+    }
+
+    /// Ends the wait of a requester for a stall: for `token` only, or for any.
+    fn unstall(&mut self, requester: Qpn, token: Option<Token>) -> bool {
+        let Some(qp) = self.qps.get_mut(requester) else {
+            return false;
+        };
+        match qp.sq.wait {
+            Wait::Stall(found) if token.is_none_or(|token| token == found) => {
+                qp.sq.wait = Wait::Nothing;
+                self.qps.wake(requester);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The page came: the access is tried again.
+    pub(crate) fn retry_stalled(&mut self, token: Token, stall: &Stall) {
+        self.unstall(stall.requester, Some(token));
+    }
+
+    /// The page will not come: the access fails.
+    pub(crate) fn fail_stalled(&mut self, token: Token, stall: &Stall) {
+        let failure = match stall.kind {
+            StallKind::SendOrWrite | StallKind::ReadOrAtomic => {
+                Failure::local(syndrome::LOCAL_PROT)
+            }
+            StallKind::Receive | StallKind::SharedReceive(_) => Failure {
+                syndrome: syndrome::REMOTE_OP,
+                peer: Some(PeerFailure {
+                    qpn: stall.qpn,
+                    receive: Some(syndrome::LOCAL_PROT),
+                    event: None,
+                }),
+            },
+            StallKind::Rdma => Failure {
+                syndrome: syndrome::REMOTE_ACCESS,
+                peer: Some(PeerFailure {
+                    qpn: stall.qpn,
+                    receive: None,
+                    event: Some(event_type::WQ_ACCESS_ERROR),
+                }),
+            },
+        };
+        if !self.unstall(stall.requester, Some(token)) {
+            return;
+        }
+        let op = self
+            .qps
+            .get_mut(stall.requester)
+            .and_then(|qp| qp.sq.op.take());
+        if let Some(op) = op {
+            self.fail(stall.requester, &op.request, failure);
+        }
+    }
+
+    /// Fails the receive WQE that the message under way was given.
+    fn fail_receive(&mut self, qpn: Qpn, syndrome: u8) {
+        let Some(qp) = self.qps.get_mut(qpn) else {
+            return;
+        };
+        let Some(receive) = qp.rq.bound.take() else {
+            return;
+        };
+        if receive.srq.is_none() {
+            qp.rq.ci = qp.rq.ci.wrapping_add(1);
+        }
+        self.push_receive_error(qpn, &receive, syndrome);
+    }
+
+    fn push_receive_error(&mut self, qpn: Qpn, receive: &Receive, syndrome: u8) {
+        let Some((cqn, user_index)) = self.receive_cq(qpn, receive) else {
+            return;
+        };
+        let cqe = Cqe {
+            opcode: cqe_opcode::RESP_ERR,
+            qpn,
+            user_index,
+            wqe_counter: receive.index,
+            syndrome,
+            ..Cqe::default()
+        };
+        self.push_cqe(cqn, &cqe);
+    }
+}

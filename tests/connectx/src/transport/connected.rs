@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Messages between connected QPs (RC, XRC, UC), and the responder's part in them.
+
+use std::time::Duration;
+
+use firmware_cmds::wqe::{RaddrSeg, WqeOpcode};
+use firmware_cmds::Mkey;
+
+use super::mover::{total, Blocked, End, Obstacle, Segment};
+use super::{Failure, Op, Outcome, PeerFailure};
+use crate::completion::{cqe_opcode, syndrome, Cqe};
+use crate::device::Device;
+use crate::event::event_type;
+use crate::fault::{Stall, StallKind};
+use crate::guest::DmaError;
+use crate::ids::{Cqn, Pdn, Qpn, Srqn};
+use crate::mkey::{Access, Target, WalkError};
+use crate::qp::context as qpc;
+use crate::qp::{Qp, RecvKind, ServiceType};
+use crate::srq::SrqKind;
+use crate::wqe::{self, Receive};
+
+/// The longest message, `log_max_msg` = 30.
+const MAX_MESSAGE: u64 = 1 << 30;
+
+/// Shortest time between two looks at a receive queue that was empty. The shortest
+/// RNR timer is 10 us; a responder may always take longer.
+const MIN_RNR_DELAY: Duration = Duration::from_micros(200);
+
+/// How often a peer that may answer any time is tried when there is no ACK timeout.
+const NO_TIMEOUT_POLL: Duration = Duration::from_millis(100);
+
+/// Both ends of a message.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    qpn: Qpn,
+    peer: Qpn,
+    /// SRQ that the message names (XRC).
+    xrc: Option<Srqn>,
+}
+
+impl Device {
+    /// Does the next piece of a message.
+    pub(super) fn connected(&mut self, qpn: Qpn, op: &mut Op) -> Outcome {
+        if op.request.len > MAX_MESSAGE {
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_LENGTH));
+        }
+        let Some(path) = self.path(qpn, op.request.xrc) else {
+            op.done = 0;
+            return self.no_answer(qpn);
+        };
+        let epoch = self.qps.get(path.peer).map(|peer| peer.epoch);
+        if op.peer_epoch != epoch {
+            // The peer has forgotten what it was sent so far.
+            op.peer_epoch = epoch;
+            op.done = 0;
+        }
+        let outcome = match (op.request.ctrl.opcode, op.request.raddr) {
+            (WqeOpcode::SEND | WqeOpcode::SEND_IMM | WqeOpcode::SEND_INVAL, _) => {
+                self.send(path, op)
+            }
+            (WqeOpcode::RDMA_WRITE | WqeOpcode::RDMA_WRITE_IMM, Some(raddr)) => {
+                self.rdma_write(path, op, raddr)
+            }
+            (WqeOpcode::RDMA_READ, Some(raddr)) => self.rdma_read(path, op, raddr),
+            (WqeOpcode::ATOMIC_CS | WqeOpcode::ATOMIC_FA, Some(raddr)) => {
+                self.atomic(path, op, raddr)
+            }
+            _ => Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP)),
+        };
+        match (self.qps.get(qpn).map(|qp| qp.st), outcome) {
+            // Nobody answers on UC: what goes wrong at the responder drops the message.
+            (Some(ServiceType::Uc), Outcome::Failed(Failure { peer: Some(_), .. })) => {
+                self.drop_receive(path.peer);
+                Outcome::Done
+            }
+            (_, outcome) => outcome,
+        }
+    }
+
+    /// The peer of a QP, if it listens.
+    fn path(&self, qpn: Qpn, xrc: Option<Srqn>) -> Option<Path> {
+        let qp = self.qps.get(qpn)?;
+        let peer = self.qps.get(qp.remote_qpn())?;
+        (peer.st == qp.st && peer.state.receives() && peer.remote_qpn() == qpn).then_some(Path {
+            qpn,
+            peer: peer.qpn,
+            xrc,
+        })
+    }
+
+    /// Nothing came back: tries again after the ACK timeout, as often as the QP says.
+    fn no_answer(&mut self, qpn: Qpn) -> Outcome {
+        let now = self.now;
+        let Some(qp) = self.qps.get_mut(qpn) else {
+            return Outcome::Forgotten;
+        };
+        if qp.st == ServiceType::Uc {
+            return Outcome::Done;
+        }
+        let code = qp.context.get(qpc::ACK_TIMEOUT);
+        if code == 0 {
+            return Outcome::Until(now + NO_TIMEOUT_POLL);
+        }
+        if qp.sq.timeouts > qp.context.get(qpc::RETRY_COUNT) {
+            return Outcome::Failed(Failure::local(syndrome::RETRY_EXCEEDED));
+        }
+        qp.sq.timeouts += 1;
+        Outcome::Until(now + Duration::from_nanos(4096 << code))
+    }
+
+    /// The peer has no receive WQE: an RNR NAK.
+    fn not_ready(&mut self, path: Path) -> Outcome {
+        self.counters.rnr_naks += 1;
+        let timer = self
+            .qps
+            .get(path.peer)
+            .map_or(0, |peer| peer.context.get(qpc::MIN_RNR_NAK));
+        let now = self.now;
+        let Some(qp) = self.qps.get_mut(path.qpn) else {
+            return Outcome::Forgotten;
+        };
+        if qp.st == ServiceType::Uc {
+            return Outcome::Done;
+        }
+        let limit = qp.context.get(qpc::RNR_RETRY);
+        // 7 is without limit.
+        if limit != 7 {
+            if qp.sq.rnr_naks >= limit {
+                return Outcome::Failed(Failure::local(syndrome::RNR_EXCEEDED));
+            }
+            qp.sq.rnr_naks += 1;
+        }
+        Outcome::Until(now + rnr_delay(timer).max(MIN_RNR_DELAY))
+    }
+
+    fn send(&mut self, path: Path, op: &mut Op) -> Outcome {
+        let receive = match self.bind_receive(path) {
+            Ok(receive) => receive,
+            Err(outcome) => return outcome,
+        };
+        let refuse = |syndrome, receive| {
+            Outcome::Failed(Failure {
+                syndrome,
+                peer: Some(PeerFailure {
+                    qpn: path.peer,
+                    receive: Some(receive),
+                    event: None,
+                }),
+            })
+        };
+        let Some(list) = &receive.list else {
+            return refuse(syndrome::REMOTE_OP, syndrome::LOCAL_QP_OP);
+        };
+        if op.request.len > total(list) {
+            return refuse(syndrome::REMOTE_INVALID_REQUEST, syndrome::LOCAL_LENGTH);
+        }
+        let inval =
+            (op.request.ctrl.opcode == WqeOpcode::SEND_INVAL).then(|| op.request.ctrl.mkey());
+        if inval.is_some_and(|key| !self.may_invalidate(path, key)) {
+            return refuse(syndrome::REMOTE_ACCESS, syndrome::LOCAL_QP_OP);
+        }
+        let kind = match receive.srq {
+            Some(srqn) => StallKind::SharedReceive(srqn),
+            None => StallKind::Receive,
+        };
+        if let Some(outcome) = self.transfer(path, op, list, Access::LocalWrite, kind) {
+            return outcome;
+        }
+        if let Some(mkey) = inval.and_then(|key| self.mkeys.get_mut(key.index().get())) {
+            mkey.mkc.free = true;
+        }
+        self.counters.msgs_send += 1;
+        let opcode = match op.request.ctrl.opcode {
+            WqeOpcode::SEND_IMM => cqe_opcode::RESP_SEND_IMM,
+            WqeOpcode::SEND_INVAL => cqe_opcode::RESP_SEND_INV,
+            _ => cqe_opcode::RESP_SEND,
+        };
+        self.complete_receive(path.peer, op, opcode);
+        Outcome::Done
+    }
+
+    fn rdma_write(&mut self, path: Path, op: &mut Op, raddr: RaddrSeg) -> Outcome {
+        if let Some(outcome) = self.disallowed(path, qpc::RWE) {
+            return outcome;
+        }
+        let immediate = op.request.ctrl.opcode == WqeOpcode::RDMA_WRITE_IMM;
+        if immediate {
+            if let Err(outcome) = self.bind_receive(path) {
+                return outcome;
+            }
+        }
+        let list = [remote(raddr, op.request.len)];
+        let moved = self.transfer(path, op, &list, Access::RemoteWrite, StallKind::Rdma);
+        if let Some(outcome) = moved {
+            return outcome;
+        }
+        self.counters.msgs_write += 1;
+        if immediate {
+            self.complete_receive(path.peer, op, cqe_opcode::RESP_WR_IMM);
+        }
+        Outcome::Done
+    }
+
+    fn rdma_read(&mut self, path: Path, op: &mut Op, raddr: RaddrSeg) -> Outcome {
+        if let Some(outcome) = self.disallowed(path, qpc::RRE) {
+            return outcome;
+        }
+        if has_inline(op) {
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
+        }
+        let list = [remote(raddr, op.request.len)];
+        let moved = self.transfer(path, op, &list, Access::RemoteRead, StallKind::Rdma);
+        if let Some(outcome) = moved {
+            return outcome;
+        }
+        self.counters.msgs_read += 1;
+        Outcome::Done
+    }
+
+    /// An 8-byte atomic. It is evaluated once: only when both the target and the buffer
+    /// for its old value are there.
+    fn atomic(&mut self, path: Path, op: &mut Op, raddr: RaddrSeg) -> Outcome {
+        if let Some(outcome) = self.disallowed(path, qpc::RAE) {
+            return outcome;
+        }
+        let Some(operands) = op.request.atomic else {
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
+        };
+        if has_inline(op) || op.request.len != 8 {
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_LENGTH));
+        }
+        if raddr.raddr.get() % 8 != 0 {
+            return invalid_request(path);
+        }
+        let target = Target {
+            key: raddr.rkey,
+            va: raddr.raddr.get(),
+            len: 8,
+            access: Access::Atomic,
+            pd: self.responder_pd(path),
+        };
+        let mut extents = Vec::new();
+        let resolved = self.mkeys.resolve(&target, 8, &mut extents);
+        let &[extent] = &extents[..] else {
+            let obstacle = match resolved {
+                Err(WalkError::Missing(missing)) => Obstacle::Fault(target, missing),
+                Err(WalkError::Denied(denied)) => Obstacle::Denied(target, denied),
+                // Pages are at least 8 bytes long and the address is aligned.
+                Ok(()) => return invalid_request(path),
+            };
+            return self.responder_blocked(path, StallKind::Rdma, obstacle);
+        };
+        // The old value goes where a READ of 8 bytes would: make sure that it can before
+        // the operation takes effect.
+        let local = self.local_end(path, &op.request.local, Access::LocalWrite);
+        if let Err(obstacle) = self.probe(&local, 8) {
+            return self.requester_blocked(path.qpn, op, StallKind::ReadOrAtomic, obstacle);
+        }
+        let done = match op.request.ctrl.opcode {
+            WqeOpcode::ATOMIC_CS => {
+                self.mem
+                    .compare_exchange(extent.iova, operands.compare, operands.swap_add)
+            }
+            _ => self.mem.fetch_add(extent.iova, operands.swap_add),
+        };
+        let old = match done {
+            Ok(old) => old,
+            Err(error) => {
+                let obstacle = Obstacle::Dma(extent, error);
+                return self.responder_blocked(path, StallKind::Rdma, obstacle);
+            }
+        };
+        self.counters.msgs_atomic += 1;
+        self.counters.bytes_read += 8;
+        self.counters.bytes_written += 8;
+        let value = [Segment::Inline(old.to_ne_bytes().to_vec())];
+        let source = End {
+            list: &value,
+            access: Access::LocalRead,
+            pd: None,
+            qpn: path.peer,
+        };
+        let local = self.local_end(path, &op.request.local, Access::LocalWrite);
+        match self.move_chunk(&source, &local, 0, 8) {
+            Ok(_) => Outcome::Done,
+            Err(Blocked::Source(obstacle) | Blocked::Destination(obstacle)) => {
+                self.requester_blocked(path.qpn, op, StallKind::ReadOrAtomic, obstacle)
+            }
+        }
+    }
+
+    /// Moves the next chunk between the requester's memory and the responder's;
+    /// the responder's `access` says in which direction. `None` once all has moved.
+    fn transfer(
+        &mut self,
+        path: Path,
+        op: &mut Op,
+        remote: &[Segment],
+        access: Access,
+        kind: StallKind,
+    ) -> Option<Outcome> {
+        if op.done == op.request.len {
+            return None;
+        }
+        let responder = End {
+            list: remote,
+            access,
+            pd: self.responder_pd(path),
+            qpn: path.peer,
+        };
+        let moved = if access.writes() {
+            let local = self.local_end(path, &op.request.local, Access::LocalRead);
+            self.move_chunk(&local, &responder, op.done, op.request.len)
+                .map_err(|blocked| match blocked {
+                    Blocked::Source(obstacle) => (true, obstacle),
+                    Blocked::Destination(obstacle) => (false, obstacle),
+                })
+        } else {
+            let local = self.local_end(path, &op.request.local, Access::LocalWrite);
+            self.move_chunk(&responder, &local, op.done, op.request.len)
+                .map_err(|blocked| match blocked {
+                    Blocked::Destination(obstacle) => (true, obstacle),
+                    Blocked::Source(obstacle) => (false, obstacle),
+                })
+        };
+        match moved {
+            Ok(len) => {
+                op.done += len;
+                (op.done < op.request.len).then_some(Outcome::More)
+            }
+            Err((true, obstacle)) => {
+                let kind = if access.writes() {
+                    StallKind::SendOrWrite
+                } else {
+                    StallKind::ReadOrAtomic
+                };
+                Some(self.requester_blocked(path.qpn, op, kind, obstacle))
+            }
+            Err((false, obstacle)) => Some(self.responder_blocked(path, kind, obstacle)),
+        }
+    }
+
+    fn local_end<'a>(&self, path: Path, list: &'a [Segment], access: Access) -> End<'a> {
+        End {
+            list,
+            access,
+            pd: self.qps.get(path.qpn).and_then(Qp::pd),
+            qpn: path.qpn,
+        }
+    }
+
+    /// Domain that the responder's keys must belong to. An XRC target QP has the
+    /// driver's own, so there the SRQ of the packet counts (kernel
+    /// `drivers/infiniband/hw/mlx5/qp.c:create_xrc_tgt_qp`).
+    fn responder_pd(&self, path: Path) -> Option<Pdn> {
+        match path.xrc {
+            Some(srqn) => self.srq_pd(srqn),
+            None => self.receive_pd(path.peer),
+        }
+    }
+
+    /// Domain that the receive side of a QP belongs to: its own, or that of the shared
+    /// queue whose WQE the message was given.
+    pub(super) fn receive_pd(&self, qpn: Qpn) -> Option<Pdn> {
+        let qp = self.qps.get(qpn)?;
+        match qp.rq.bound.as_ref().and_then(|receive| receive.srq) {
+            Some(srqn) => self.srq_pd(srqn),
+            None => qp.pd(),
+        }
+    }
+
+    fn srq_pd(&self, srqn: Srqn) -> Option<Pdn> {
+        // No MKey belongs to a domain beyond 24 bits.
+        Some(
+            self.srqs
+                .queues
+                .get(&srqn)
+                .map_or(Pdn(u32::MAX), |srq| srq.pd),
+        )
+    }
+
+    /// The requester's memory is in the way.
+    pub(super) fn requester_blocked(
+        &mut self,
+        qpn: Qpn,
+        op: &Op,
+        kind: StallKind,
+        obstacle: Obstacle,
+    ) -> Outcome {
+        match obstacle {
+            Obstacle::Fault(target, missing) => {
+                let mtu = self.qps.get(qpn).map_or(0, Qp::mtu);
+                Outcome::Stalled(self.stall(Stall {
+                    qpn,
+                    requester: qpn,
+                    kind,
+                    wqe_index: op.request.index,
+                    target,
+                    missing,
+                    mtu,
+                }))
+            }
+            Obstacle::Denied(..) | Obstacle::Dma(..) => {
+                self.report_obstacle(qpn, obstacle);
+                Outcome::Failed(Failure::local(syndrome::LOCAL_PROT))
+            }
+        }
+    }
+
+    /// The responder's memory is in the way.
+    fn responder_blocked(&mut self, path: Path, kind: StallKind, obstacle: Obstacle) -> Outcome {
+        let Obstacle::Fault(target, missing) = obstacle else {
+            self.report_obstacle(path.peer, obstacle);
+            let (syndrome, receive, event) = match kind {
+                StallKind::Rdma => (
+                    syndrome::REMOTE_ACCESS,
+                    None,
+                    Some(event_type::WQ_ACCESS_ERROR),
+                ),
+                _ => (syndrome::REMOTE_OP, Some(syndrome::LOCAL_PROT), None),
+            };
+            return Outcome::Failed(Failure {
+                syndrome,
+                peer: Some(PeerFailure {
+                    qpn: path.peer,
+                    receive,
+                    event,
+                }),
+            });
+        };
+        let (wqe_index, mtu) = self.qps.get(path.peer).map_or((0, 0), |peer| {
+            let index = peer.rq.bound.as_ref().map_or(0, |receive| receive.index);
+            (index, peer.mtu())
+        });
+        Outcome::Stalled(self.stall(Stall {
+            qpn: path.peer,
+            requester: path.qpn,
+            kind,
+            wqe_index,
+            target,
+            missing,
+            mtu,
+        }))
+    }
+
+    /// Writes down why an access was refused. A valid translation to memory that is gone
+    /// is the one thing that a driver must never leave behind.
+    fn report_obstacle(&mut self, qpn: Qpn, obstacle: Obstacle) {
+        match obstacle {
+            Obstacle::Fault(..) => {}
+            Obstacle::Denied(target, denied) => self.journal.note(format_args!(
+                "QP {qpn}: {:?} through MKey {} at {:#x}+{:#x}: {denied}",
+                target.access, target.key, target.va, target.len
+            )),
+            Obstacle::Dma(extent, error) => self.violation(format_args!(
+                "access through a translation that was taken back: QP {qpn} MKey {} va {:#x} \
+                 iova {} ({error})",
+                extent.key, extent.va, extent.iova
+            )),
+        }
+    }
+
+    /// Refuses an operation that the responder's QP does not have enabled.
+    fn disallowed(&self, path: Path, right: qpc::Field) -> Option<Outcome> {
+        let enabled = self.qps.get(path.peer)?.context.flag(right);
+        (!enabled).then(|| invalid_request(path))
+    }
+
+    fn may_invalidate(&self, path: Path, key: Mkey) -> bool {
+        let pd = self.responder_pd(path);
+        self.mkeys.get(key.index().get()).is_some_and(|mkey| {
+            mkey.mkc.en_rinval
+                && !mkey.mkc.free
+                && mkey.mkc.variant == key.variant()
+                && pd.is_none_or(|pd| pd.0 == mkey.mkc.pd.get())
+        })
+    }
+
+    /// Gives the message a receive WQE: the one it has already, or the next one.
+    fn bind_receive(&mut self, path: Path) -> Result<Receive, Outcome> {
+        let Some(peer) = self.qps.get(path.peer) else {
+            return Err(Outcome::Forgotten);
+        };
+        if peer.rq.bound.is_none() {
+            let kind = path.xrc.map_or(peer.rq.kind, RecvKind::Shared);
+            if let RecvKind::Shared(srqn) = kind {
+                if !self.srqs.queues.contains_key(&srqn) {
+                    return Err(invalid_request(path));
+                }
+            }
+            match self.take_receive(path.peer, kind) {
+                Ok(true) => {}
+                Ok(false) => return Err(self.not_ready(path)),
+                Err(error) => {
+                    self.queue_lost(path.peer, error);
+                    return Err(self.no_answer(path.qpn));
+                }
+            }
+        }
+        let peer = self.qps.get(path.peer);
+        peer.and_then(|peer| peer.rq.bound.clone())
+            .ok_or(Outcome::Forgotten)
+    }
+
+    /// Gives the message that a QP receives the next WQE of a queue; `false` if there is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// If the queue cannot be read.
+    pub(super) fn take_receive(&mut self, qpn: Qpn, kind: RecvKind) -> Result<bool, DmaError> {
+        let Some(qp) = self.qps.get_mut(qpn) else {
+            return Ok(false);
+        };
+        let mem = &*self.mem;
+        qp.rq.bound = match kind {
+            RecvKind::Own => wqe::fetch_receive(qp, mem)?,
+            RecvKind::None => None,
+            RecvKind::Shared(srqn) => match self.srqs.queues.get_mut(&srqn) {
+                Some(srq) => srq
+                    .take(mem)?
+                    .map(|(index, list)| Receive::parse(index, Some(srqn), &list)),
+                None => None,
+            },
+        };
+        Ok(qp.rq.bound.is_some())
+    }
+
+    /// Drops a message of UC; an own receive WQE stays where it is.
+    fn drop_receive(&mut self, peer: Qpn) {
+        if let Some(peer) = self.qps.get_mut(peer) {
+            if peer.rq.bound.as_ref().is_some_and(|r| r.srq.is_none()) {
+                peer.rq.bound = None;
+            }
+        }
+    }
+
+    /// CQ and user index of a receive WQE's completion.
+    pub(super) fn receive_cq(&self, qpn: Qpn, receive: &Receive) -> Option<(Cqn, u32)> {
+        let qp = self.qps.get(qpn)?;
+        let kind = receive
+            .srq
+            .and_then(|srqn| self.srqs.queues.get(&srqn))
+            .map(|srq| srq.kind);
+        Some(match kind {
+            Some(SrqKind::Xrc {
+                cqn, user_index, ..
+            }) => (cqn, user_index),
+            _ => (qp.recv_cq(), qp.user_index()),
+        })
+    }
+
+    /// Completes the receive WQE that a message was given.
+    fn complete_receive(&mut self, peer: Qpn, op: &Op, opcode: u8) {
+        let Some(qp) = self.qps.get_mut(peer) else {
+            return;
+        };
+        let Some(receive) = qp.rq.bound.take() else {
+            return;
+        };
+        if receive.srq.is_none() {
+            qp.rq.ci = qp.rq.ci.wrapping_add(1);
+        }
+        let source_qpn = qp.remote_qpn();
+        let Some((cqn, user_index)) = self.receive_cq(peer, &receive) else {
+            return;
+        };
+        let cqe = Cqe {
+            opcode,
+            qpn: peer,
+            user_index,
+            immediate: op.request.ctrl.imm,
+            byte_count: u32::try_from(op.request.len).unwrap_or(u32::MAX),
+            wqe_counter: receive.index,
+            source_qpn,
+            solicited: op.request.ctrl.solicited,
+            ..Cqe::default()
+        };
+        self.push_cqe(cqn, &cqe);
+    }
+}
+
+/// Refuses a request that makes no sense to the responder.
+fn invalid_request(path: Path) -> Outcome {
+    Outcome::Failed(Failure {
+        syndrome: syndrome::REMOTE_INVALID_REQUEST,
+        peer: Some(PeerFailure {
+            qpn: path.peer,
+            receive: None,
+            event: Some(event_type::WQ_INVALID_REQUEST),
+        }),
+    })
+}
+
+fn remote(raddr: RaddrSeg, len: u64) -> Segment {
+    Segment::Memory {
+        key: raddr.rkey,
+        va: raddr.raddr.get(),
+        len,
+    }
+}
+
+fn has_inline(op: &Op) -> bool {
+    op.request
+        .local
+        .iter()
+        .any(|segment| matches!(segment, Segment::Inline(_)))
+}
+
+/// The RNR NAK timer of a code, IBTA table 45.
+fn rnr_delay(code: u32) -> Duration {
+    // Hundredths of a millisecond; code 0 is the longest.
+    const TIMERS: [u64; 32] = [
+        65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024,
+        1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
+    ];
+    let index = usize::try_from(code & 31).unwrap_or(0);
+    Duration::from_micros(TIMERS[index] * 10)
+}
