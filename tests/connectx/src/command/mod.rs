@@ -298,6 +298,9 @@ impl Device {
             ));
             return;
         };
+        // The command that makes the EQ is still polled for, and an event for a command
+        // that was polled for crashes the driver.
+        let by_event = self.events.queue_for(event_type::COMMAND).is_some();
         let status = match self.deliver(at) {
             Ok(false) => return,
             Ok(true) => delivery::OK,
@@ -317,7 +320,7 @@ impl Device {
             self.violation(format_args!("command slot {slot}: {error}"));
             return;
         }
-        if self.events.queue_for(event_type::COMMAND).is_some() {
+        if by_event && self.events.queue_for(event_type::COMMAND).is_some() {
             self.raise(Eqe::new(event_type::COMMAND, 0).word(0, 1 << slot));
         }
     }
