@@ -16,8 +16,6 @@ pub enum MkeyState {
     Live,
     /// It was revoked or destroyed: no translation is left to zap.
     Gone,
-    /// An earlier invalidation could not take its translations back.
-    Lost,
 }
 
 /// A region inside its invalidate callback: locked, the notifier's sequence already set.
@@ -46,7 +44,8 @@ pub trait Invalidate {
     /// [`NotZapped`] if that failed too; the Mkey is [`MkeyState::Lost`] then.
     fn revoke(&mut self) -> Result<(), NotZapped>;
 
-    /// Unmaps the pages of `run`, marks those dirty that the device could write, and forgets them.
+    /// Unmaps the pages of `run`, marks those dirty that the device could write, and forgets them;
+    /// except for stuck ones.
     fn unmap(&mut self, run: PageRun);
 
     /// Keeps a leaving page mapped and in memory until the Mkey is destroyed, because the device
@@ -77,23 +76,9 @@ pub struct Invalidated {
 pub fn invalidate<T: Invalidate>(region: &mut T, range: PageRun) -> Invalidated {
     let mut done = Invalidated::default();
 
-    match region.mkey() {
-        MkeyState::Live => {}
-        MkeyState::Gone => {
-            region.unmap(range);
-            return done;
-        }
-        MkeyState::Lost => {
-            // Pages that are leaving already were kept by the invalidation that failed.
-            for page in range.iter() {
-                if matches!(region.state(page), PageState::Mapped(_)) {
-                    region.leave(page);
-                    region.keep(page);
-                    done.kept += 1;
-                }
-            }
-            return done;
-        }
+    if region.mkey() == MkeyState::Gone {
+        region.unmap(range);
+        return done;
     }
 
     // All of the range first: an update covers whole blocks, and must not emit a page again that
@@ -116,16 +101,14 @@ pub fn invalidate<T: Invalidate>(region: &mut T, range: PageRun) -> Invalidated 
     }
 
     if done.failed && region.revoke() == Err(NotZapped) {
-        region.unmap(PageRun::new(range.first, rest.first));
         for page in rest.iter() {
             if region.state(page) == PageState::Leaving {
                 region.keep(page);
                 done.kept += 1;
             }
         }
-    } else {
-        region.unmap(range);
     }
+    region.unmap(range);
     done
 }
 

@@ -26,6 +26,7 @@
 
 mod bring_in;
 mod driver;
+mod eq;
 mod fault;
 mod invalidate;
 mod range;
@@ -36,6 +37,7 @@ pub mod xlt;
 
 pub use bring_in::{bring_in, NotIn, TRIES, WINDOW};
 pub use driver::{Driver, Intent, NoRegion, NoWqe, Queue, Report, Unsupported};
+pub use eq::{drain, EventQueue, SPARE};
 pub use fault::serve;
 pub use invalidate::{invalidate, Invalidate, Invalidated, MkeyState, NotZapped};
 pub use range::{PageIndex, PageRun, PageShift, Placement, UserVa, VaRange};

@@ -26,6 +26,8 @@ pub enum PageState {
     Mapped(Access),
     /// Mapped for DMA, and its translation is being taken back.
     Leaving,
+    /// Taken by the kernel, but the device did not confirm that its translation is gone.
+    Stuck,
 }
 
 /// Why no progress was possible for now. Never an error of the application.

@@ -31,7 +31,9 @@ pub fn entry(table: &impl Table, page: PageIndex) -> Mtt {
     let access = match table.state(page) {
         PageState::Mapped(Access::Read) => MttAccess::READ,
         PageState::Mapped(Access::Write) => MttAccess::READ_WRITE,
-        PageState::Absent | PageState::Present | PageState::Leaving => return Mtt::NOT_PRESENT,
+        PageState::Absent | PageState::Present | PageState::Leaving | PageState::Stuck => {
+            return Mtt::NOT_PRESENT
+        }
     };
     table
         .dma_addr(page)

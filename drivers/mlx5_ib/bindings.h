@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB */
+/* The shim, and the prototypes that odp_entry.rs implements. */
+
+#include <rdma/ib_umem_odp.h>
+#include "mlx5_ib.h"
+#include "shim.h"
+
+/* BIT() is beyond bindgen. */
+enum mlx5r_odp_xlt_flag {
+	MLX5R_ODP_XLT_INDIRECT = MLX5_IB_UPD_XLT_INDIRECT,
+};

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+/*
+ * Macros, inline functions and structs for odp_entry.rs. No policy in here.
+ */
+
+#include <linux/hmm.h>
+#include <linux/hmm-dma.h>
+#include <linux/mlx5/eq.h>
+#include <linux/pci-p2pdma.h>
+#include <rdma/ib_umem_odp.h>
+
+#include "mlx5_ib.h"
+#include "cmd.h"
+#include "qp.h"
+#include "umr.h"
+
+#include "shim.h"
+
+/* --- Keys and regions ------------------------------------------------------ */
+
+static enum mlx5r_odp_key kind_of(struct mlx5_ib_mkey *mkey, u32 key,
+				  struct mlx5_ib_mr **mr)
+{
+	if (!mkey)
+		return MLX5R_ODP_KEY_NONE;
+
+	switch (mkey->type) {
+	case MLX5_MKEY_MW:
+	case MLX5_MKEY_INDIRECT_DEVX:
+		/* Their users change the variant as they like. */
+		return MLX5R_ODP_KEY_INDIRECT;
+	case MLX5_MKEY_MR:
+		if (mkey->key != key)
+			return MLX5R_ODP_KEY_STALE;
+		*mr = container_of(mkey, struct mlx5_ib_mr, mmkey);
+		if (!is_odp_mr(*mr) || (*mr)->is_odp_implicit)
+			return MLX5R_ODP_KEY_OTHER;
+		return MLX5R_ODP_KEY_MR;
+	default:
+		return mkey->key == key ? MLX5R_ODP_KEY_OTHER :
+					  MLX5R_ODP_KEY_STALE;
+	}
+}
+
+enum mlx5r_odp_key mlx5r_odp_get_mr(struct mlx5_ib_dev *dev, u32 key,
+				    struct mlx5_ib_mr **mr)
+{
+	struct mlx5_ib_mkey *mkey;
+	enum mlx5r_odp_key kind;
+
+	xa_lock(&dev->odp_mkeys);
+	mkey = xa_load(&dev->odp_mkeys, mlx5_base_mkey(key));
+	kind = kind_of(mkey, key, mr);
+	/* While the key is in the array it holds a reference itself. */
+	if (kind == MLX5R_ODP_KEY_MR)
+		refcount_inc(&mkey->usecount);
+	xa_unlock(&dev->odp_mkeys);
+
+	return kind;
+}
+
+void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr)
+{
+	mlx5r_deref_odp_mkey(&mr->mmkey);
+}
+
+static void umem_region(struct ib_umem_odp *umem,
+			struct mlx5r_odp_region *region)
+{
+	region->umem = umem;
+	region->pfns = umem->map.pfn_list;
+	region->address = umem->umem.address;
+	region->start = ib_umem_start(umem);
+	region->end = ib_umem_end(umem);
+	region->page_shift = umem->page_shift;
+	region->writable = umem->umem.writable;
+}
+
+void mlx5r_odp_region(struct mlx5_ib_mr *mr, struct mlx5r_odp_region *region)
+{
+	umem_region(to_ib_umem_odp(mr->umem), region);
+	region->dev = mr_to_mdev(mr);
+	region->iova = mr->ibmr.iova;
+	region->key = mr->mmkey.key;
+}
+
+u32 mlx5r_odp_pdn(struct ib_pd *pd)
+{
+	return to_mpd(pd)->pdn;
+}
+
+u32 mlx5r_odp_terminate_key(struct mlx5_ib_dev *dev)
+{
+	return be32_to_cpu(dev->mkeys.terminate_scatter_list_mkey);
+}
+
+void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages)
+{
+	mlx5_update_odp_stats_with_handled(mr, faults, pages);
+}
+
+void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages)
+{
+	mlx5_update_odp_stats_with_handled(mr, invalidations, pages);
+}
+
+void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
+{
+	mlx5_update_odp_stats(mr, prefetch, pages);
+}
+
+/* --- Umem ------------------------------------------------------------------- */
+
+int mlx5r_odp_fault_and_lock(struct ib_umem_odp *umem, u64 start, u64 bytes,
+			     bool write, bool fault)
+{
+	return ib_umem_odp_map_dma_and_lock(umem, start, bytes,
+					    write ? HMM_PFN_WRITE : 0, fault);
+}
+
+void mlx5r_odp_unlock(struct ib_umem_odp *umem)
+{
+	mutex_unlock(&umem->umem_mutex);
+}
+
+struct mlx5_ib_mr *mlx5r_odp_owner(struct ib_umem_odp *umem)
+{
+	return umem->private;
+}
+
+void mlx5r_odp_disown(struct ib_umem_odp *umem)
+{
+	lockdep_assert_held(&umem->umem_mutex);
+	umem->private = NULL;
+}
+
+int mlx5r_odp_dma_map(struct ib_umem_odp *umem, size_t index, u64 *addr)
+{
+	unsigned long *pfn = &umem->map.pfn_list[index];
+	bool mapped = *pfn & HMM_PFN_DMA_MAPPED;
+	struct pci_p2pdma_map_state p2pdma = {};
+	struct ib_device *dev = umem->umem.ibdev;
+	dma_addr_t dma_addr;
+
+	lockdep_assert_held(&umem->umem_mutex);
+
+	dma_addr = hmm_dma_map_pfn(dev->dma_device, &umem->map, index, &p2pdma);
+	if (ib_dma_mapping_error(dev, dma_addr))
+		return -EFAULT;
+	/* ib_umem_odp_unmap_dma_pages() takes one off for each. */
+	if (!mapped)
+		umem->npages++;
+	*addr = dma_addr;
+	return 0;
+}
+
+void mlx5r_odp_get_page(unsigned long pfn)
+{
+	get_page(hmm_pfn_to_page(pfn));
+}
+
+void mlx5r_odp_unmap(struct ib_umem_odp *umem, u64 start, u64 end)
+{
+	ib_umem_odp_unmap_dma_pages(umem, start, end);
+}
+
+bool mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
+				const struct mmu_notifier_range *range,
+				unsigned long seq,
+				struct mlx5r_odp_region *region, u64 *start,
+				u64 *end)
+{
+	struct ib_umem_odp *umem =
+		container_of(notifier, struct ib_umem_odp, notifier);
+	struct mlx5_ib_mr *mr;
+
+	if (!mmu_notifier_range_blockable(range))
+		return false;
+
+	mutex_lock(&umem->umem_mutex);
+	mmu_interval_set_seq(notifier, seq);
+
+	mr = umem->private;
+	if (mr)
+		mlx5r_odp_region(mr, region);
+	else
+		umem_region(umem, region);
+	*start = max_t(u64, ib_umem_start(umem), range->start);
+	*end = min_t(u64, ib_umem_end(umem), range->end);
+	return true;
+}
+
+/* --- Device ----------------------------------------------------------------- */
+
+int mlx5r_odp_update(struct mlx5_ib_mr *mr, u64 index, int pages,
+		     int page_shift)
+{
+	return mlx5r_umr_update_xlt(mr, index, pages, page_shift,
+				    MLX5_IB_UPD_XLT_ATOMIC, 0);
+}
+
+int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift, u32 pdn)
+{
+	return mlx5r_umr_update_xlt(mr, 0, pages, page_shift,
+				    MLX5_IB_UPD_XLT_ATOMIC |
+					    MLX5_IB_UPD_XLT_ENABLE,
+				    pdn);
+}
+
+int mlx5r_odp_revoke(struct mlx5_ib_mr *mr)
+{
+	return mlx5r_umr_revoke_mr(mr);
+}
+
+int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len)
+{
+	u32 out[MLX5_ST_SZ_DW(page_fault_resume_out)] = {};
+	u32 in[MLX5_ST_SZ_DW(page_fault_resume_in)] = {};
+
+	if (WARN_ON_ONCE(len != sizeof(in)))
+		return -EINVAL;
+	memcpy(in, command, sizeof(in));
+	return mlx5_cmd_exec(dev->mdev, in, sizeof(in), out, sizeof(out));
+}
+
+void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
+{
+	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
+}
+
+#define ODP_CAP(dev, transport, op, flag)                                      \
+	(MLX5_CAP_ODP_SCHEME((dev)->mdev, transport##_odp_caps.op) ?           \
+		 IB_ODP_SUPPORT_##flag :                                       \
+		 0)
+
+/*
+ * What internal_fill_odp_caps() fills in, less what is not served: implicit MRs,
+ * and in the transport scheme shared receive queues.
+ */
+bool mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
+{
+	struct ib_odp_caps *caps = &dev->odp_caps;
+	u32 srq = IB_ODP_SUPPORT_SRQ_RECV;
+
+	memset(caps, 0, sizeof(*caps));
+
+	if (!MLX5_CAP_GEN(dev->mdev, pg) || !mlx5r_umr_can_load_pas(dev, 0))
+		return false;
+
+	caps->general_caps = IB_ODP_SUPPORT;
+
+	if (MLX5_CAP_GEN(dev->mdev, umr_extended_translation_offset))
+		dev->odp_max_size = U64_MAX;
+	else
+		dev->odp_max_size = BIT_ULL(MLX5_MAX_UMR_SHIFT + PAGE_SHIFT);
+
+	caps->per_transport_caps.ud_odp_caps =
+		ODP_CAP(dev, ud, send, SEND) |
+		ODP_CAP(dev, ud, srq_receive, SRQ_RECV);
+	caps->per_transport_caps.rc_odp_caps =
+		ODP_CAP(dev, rc, send, SEND) | ODP_CAP(dev, rc, receive, RECV) |
+		ODP_CAP(dev, rc, write, WRITE) | ODP_CAP(dev, rc, read, READ) |
+		ODP_CAP(dev, rc, atomic, ATOMIC) |
+		ODP_CAP(dev, rc, srq_receive, SRQ_RECV);
+	caps->per_transport_caps.xrc_odp_caps =
+		ODP_CAP(dev, xrc, send, SEND) |
+		ODP_CAP(dev, xrc, receive, RECV) |
+		ODP_CAP(dev, xrc, write, WRITE) |
+		ODP_CAP(dev, xrc, read, READ) |
+		ODP_CAP(dev, xrc, atomic, ATOMIC) |
+		ODP_CAP(dev, xrc, srq_receive, SRQ_RECV);
+
+	if (!MLX5_CAP_ODP(dev->mdev, mem_page_fault)) {
+		caps->per_transport_caps.ud_odp_caps &= ~srq;
+		caps->per_transport_caps.rc_odp_caps &= ~srq;
+		caps->per_transport_caps.xrc_odp_caps &= ~srq;
+	}
+
+	mutex_init(&dev->odp_eq_mutex);
+	return true;
+}
+
+bool mlx5r_odp_supported(struct mlx5_ib_dev *dev)
+{
+	return dev->odp_caps.general_caps & IB_ODP_SUPPORT;
+}
+
+u64 mlx5r_odp_now_ms(void)
+{
+	return ktime_to_ms(ktime_get());
+}
+
+/* --- Queue pairs -------------------------------------------------------------- */
+
+struct mlx5_ib_qp *mlx5r_odp_get_qp(struct mlx5_ib_dev *dev, u32 number)
+{
+	struct mlx5_core_rsc_common *res =
+		mlx5_core_res_hold(dev, number, MLX5_RES_QP);
+
+	if (!res)
+		return NULL;
+	if (res->res != MLX5_RES_QP) {
+		mlx5_core_res_put(res);
+		return NULL;
+	}
+	return to_mibqp(container_of(res, struct mlx5_core_qp, common));
+}
+
+void mlx5r_odp_put_qp(struct mlx5_ib_qp *qp)
+{
+	mlx5_core_res_put(&qp->trans_qp.base.mqp.common);
+}
+
+enum mlx5r_odp_transport mlx5r_odp_qp_transport(struct mlx5_ib_qp *qp)
+{
+	switch (qp->type) {
+	case IB_QPT_RC:
+	case IB_QPT_UC:
+		return MLX5R_ODP_CONNECTED;
+	case IB_QPT_XRC_INI:
+		return MLX5R_ODP_XRC_INITIATOR;
+	case IB_QPT_UD:
+	case MLX5_IB_QPT_DCI:
+		return MLX5R_ODP_DATAGRAM;
+	default:
+		return MLX5R_ODP_OTHER_TRANSPORT;
+	}
+}
+
+bool mlx5r_odp_qp_signature(struct mlx5_ib_qp *qp)
+{
+	return qp->flags_en & MLX5_QP_FLAG_SIGNATURE;
+}
+
+size_t mlx5r_odp_recv_wqe_size(struct mlx5_ib_qp *qp)
+{
+	return 1UL << qp->rq.wqe_shift;
+}
+
+int mlx5r_odp_read_sq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
+		      size_t len, size_t *copied)
+{
+	return mlx5_ib_read_wqe_sq(qp, index, buffer, len, copied);
+}
+
+int mlx5r_odp_read_rq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
+		      size_t len, size_t *copied)
+{
+	return mlx5_ib_read_wqe_rq(qp, index, buffer, len, copied);
+}
+
+/* --- Event queue ---------------------------------------------------------------- */
+
+enum {
+	/* Entries of the EQ. */
+	NUM_EQE = 0x1000,
+	/* Events that there is always memory for. */
+	NUM_RESERVED = 64,
+	/*
+	 * Faults served at a time. Each of them may wait for a process, so
+	 * that there must be more than a process is likely to stall.
+	 */
+	NUM_CONCURRENT = 512,
+};
+
+struct mlx5r_odp_event {
+	struct work_struct work;
+	struct mlx5_ib_pf_eq *eq;
+	u8 eqe[MLX5R_ODP_EQE_SIZE];
+};
+
+static void event_work(struct work_struct *work)
+{
+	struct mlx5r_odp_event *event =
+		container_of(work, struct mlx5r_odp_event, work);
+	struct mlx5_ib_pf_eq *eq = event->eq;
+
+	mlx5r_odp_serve(eq->dev, event->eqe);
+	mempool_free(event, eq->pool);
+}
+
+const u8 *mlx5r_odp_eq_peek(struct mlx5_ib_pf_eq *eq, u32 ahead)
+{
+	BUILD_BUG_ON(sizeof(struct mlx5_eqe) != MLX5R_ODP_EQE_SIZE);
+	return (const u8 *)mlx5_eq_get_eqe(eq->core, ahead);
+}
+
+struct mlx5r_odp_event *mlx5r_odp_event_alloc(struct mlx5_ib_pf_eq *eq)
+{
+	struct mlx5r_odp_event *event = mempool_alloc(eq->pool, GFP_ATOMIC);
+
+	if (event)
+		event->eq = eq;
+	return event;
+}
+
+void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe)
+{
+	memcpy(event->eqe, eqe, sizeof(event->eqe));
+	INIT_WORK(&event->work, event_work);
+	queue_work(event->eq->wq, &event->work);
+}
+
+void mlx5r_odp_eq_later(struct mlx5_ib_pf_eq *eq)
+{
+	queue_work(eq->wq, &eq->work);
+}
+
+void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm)
+{
+	mlx5_eq_update_ci(eq->core, count, arm);
+}
+
+static int eq_interrupt(struct notifier_block *nb, unsigned long type,
+			void *data)
+{
+	struct mlx5_ib_pf_eq *eq =
+		container_of(nb, struct mlx5_ib_pf_eq, irq_nb);
+	unsigned long flags;
+
+	if (spin_trylock_irqsave(&eq->lock, flags)) {
+		mlx5r_odp_drain(eq);
+		spin_unlock_irqrestore(&eq->lock, flags);
+	} else {
+		/* Its holder may have looked for the last time. */
+		mlx5r_odp_eq_later(eq);
+	}
+	return IRQ_HANDLED;
+}
+
+static void eq_work(struct work_struct *work)
+{
+	struct mlx5_ib_pf_eq *eq =
+		container_of(work, struct mlx5_ib_pf_eq, work);
+
+	/* The reserve is what ran out. This waits until some of it is back. */
+	while (eq->pool->curr_nr < eq->pool->min_nr)
+		mempool_free(mempool_alloc(eq->pool, GFP_KERNEL), eq->pool);
+
+	spin_lock_irq(&eq->lock);
+	mlx5r_odp_drain(eq);
+	spin_unlock_irq(&eq->lock);
+}
+
+int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq)
+{
+	struct mlx5_eq_param param = {
+		.nent = NUM_EQE,
+		.mask[0] = 1ull << MLX5_EVENT_TYPE_PAGE_FAULT,
+	};
+	struct mlx5_eq *core;
+	int err = 0;
+
+	mutex_lock(&dev->odp_eq_mutex);
+	if (eq->core)
+		goto unlock;
+
+	INIT_WORK(&eq->work, eq_work);
+	spin_lock_init(&eq->lock);
+	eq->dev = dev;
+	eq->irq_nb.notifier_call = eq_interrupt;
+
+	eq->pool = mempool_create_kmalloc_pool(NUM_RESERVED,
+					       sizeof(struct mlx5r_odp_event));
+	if (!eq->pool) {
+		err = -ENOMEM;
+		goto unlock;
+	}
+	eq->wq = alloc_workqueue("mlx5_ib_page_fault",
+				 WQ_HIGHPRI | WQ_UNBOUND | WQ_MEM_RECLAIM,
+				 NUM_CONCURRENT);
+	if (!eq->wq) {
+		err = -ENOMEM;
+		goto free_pool;
+	}
+
+	core = mlx5_eq_create_generic(dev->mdev, &param);
+	if (IS_ERR(core)) {
+		err = PTR_ERR(core);
+		goto destroy_wq;
+	}
+	eq->core = core;
+	err = mlx5_eq_enable(dev->mdev, core, &eq->irq_nb);
+	if (err)
+		goto destroy_eq;
+
+unlock:
+	mutex_unlock(&dev->odp_eq_mutex);
+	return err;
+
+destroy_eq:
+	mlx5_eq_destroy_generic(dev->mdev, core);
+	eq->core = NULL;
+destroy_wq:
+	destroy_workqueue(eq->wq);
+free_pool:
+	mempool_destroy(eq->pool);
+	goto unlock;
+}
+
+void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev)
+{
+	struct mlx5_ib_pf_eq *eq = &dev->odp_pf_eq;
+
+	if (!eq->core)
+		return;
+
+	/*
+	 * No region is left and no queue pair, so what is still queued finds
+	 * nothing and ends soon; a fault that waits for a process held a
+	 * region, and its destruction has waited for that.
+	 */
+	mlx5_eq_disable(dev->mdev, eq->core, &eq->irq_nb);
+	cancel_work_sync(&eq->work);
+	drain_workqueue(eq->wq);
+	mlx5_eq_destroy_generic(dev->mdev, eq->core);
+	eq->core = NULL;
+	destroy_workqueue(eq->wq);
+	mempool_destroy(eq->pool);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB */
+/*
+ * What the Rust side of mlx5 ODP cannot reach by itself: macros, inline functions
+ * and structs that are not bound. No policy in here.
+ */
+
+#ifndef MLX5_ODP_SHIM_H
+#define MLX5_ODP_SHIM_H
+
+#include <linux/types.h>
+
+struct ib_pd;
+struct ib_umem_odp;
+struct mlx5_ib_dev;
+struct mlx5_ib_mr;
+struct mlx5_ib_pf_eq;
+struct mlx5_ib_qp;
+struct mmu_interval_notifier;
+struct mmu_notifier_range;
+
+/* --- Keys and regions ------------------------------------------------------ */
+
+enum mlx5r_odp_key {
+	/* No ODP key has this index. */
+	MLX5R_ODP_KEY_NONE,
+	/* The index is in use with another variant. */
+	MLX5R_ODP_KEY_STALE,
+	/* An explicit MR; its reference has been taken. */
+	MLX5R_ODP_KEY_MR,
+	/* A key that refers to keys. */
+	MLX5R_ODP_KEY_INDIRECT,
+	/* Any other region: implicit, dma-buf. */
+	MLX5R_ODP_KEY_OTHER,
+};
+
+struct mlx5r_odp_region {
+	struct mlx5_ib_dev *dev;
+	struct ib_umem_odp *umem;
+	/* One entry per page of 1 << page_shift; protected by the umem's lock. */
+	unsigned long *pfns;
+	u64 iova;
+	u64 address;
+	/* The pages: first byte, and byte behind the last. */
+	u64 start;
+	u64 end;
+	u32 key;
+	u32 page_shift;
+	bool writable;
+};
+
+enum mlx5r_odp_key mlx5r_odp_get_mr(struct mlx5_ib_dev *dev, u32 key,
+				    struct mlx5_ib_mr **mr);
+void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr);
+void mlx5r_odp_region(struct mlx5_ib_mr *mr, struct mlx5r_odp_region *region);
+u32 mlx5r_odp_pdn(struct ib_pd *pd);
+u32 mlx5r_odp_terminate_key(struct mlx5_ib_dev *dev);
+
+void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages);
+void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages);
+void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages);
+
+/* --- Umem ------------------------------------------------------------------- */
+
+/* On success the umem is locked. */
+int mlx5r_odp_fault_and_lock(struct ib_umem_odp *umem, u64 start, u64 bytes,
+			     bool write, bool fault);
+void mlx5r_odp_unlock(struct ib_umem_odp *umem);
+/* The rest with the umem locked. */
+struct mlx5_ib_mr *mlx5r_odp_owner(struct ib_umem_odp *umem);
+void mlx5r_odp_disown(struct ib_umem_odp *umem);
+int mlx5r_odp_dma_map(struct ib_umem_odp *umem, size_t index, u64 *addr);
+void mlx5r_odp_get_page(unsigned long pfn);
+void mlx5r_odp_unmap(struct ib_umem_odp *umem, u64 start, u64 end);
+
+/*
+ * Locks the umem and sets the notifier's sequence; false, and neither, if the
+ * range does not allow to sleep. start and end are cut to the umem.
+ */
+bool mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
+				const struct mmu_notifier_range *range,
+				unsigned long seq,
+				struct mlx5r_odp_region *region, u64 *start,
+				u64 *end);
+
+/* --- Device ----------------------------------------------------------------- */
+
+int mlx5r_odp_update(struct mlx5_ib_mr *mr, u64 index, int pages,
+		     int page_shift);
+int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift,
+		     u32 pdn);
+int mlx5r_odp_revoke(struct mlx5_ib_mr *mr);
+int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len);
+void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
+bool mlx5r_odp_init_caps(struct mlx5_ib_dev *dev);
+bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
+u64 mlx5r_odp_now_ms(void);
+
+/* --- Queue pairs -------------------------------------------------------------- */
+
+enum mlx5r_odp_transport {
+	MLX5R_ODP_CONNECTED,
+	MLX5R_ODP_XRC_INITIATOR,
+	MLX5R_ODP_DATAGRAM,
+	MLX5R_ODP_OTHER_TRANSPORT,
+};
+
+struct mlx5_ib_qp *mlx5r_odp_get_qp(struct mlx5_ib_dev *dev, u32 number);
+void mlx5r_odp_put_qp(struct mlx5_ib_qp *qp);
+enum mlx5r_odp_transport mlx5r_odp_qp_transport(struct mlx5_ib_qp *qp);
+bool mlx5r_odp_qp_signature(struct mlx5_ib_qp *qp);
+size_t mlx5r_odp_recv_wqe_size(struct mlx5_ib_qp *qp);
+int mlx5r_odp_read_sq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
+		      size_t len, size_t *copied);
+int mlx5r_odp_read_rq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
+		      size_t len, size_t *copied);
+
+/* --- Event queue ---------------------------------------------------------------- */
+
+#define MLX5R_ODP_EQE_SIZE 64
+
+struct mlx5r_odp_event;
+
+int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq);
+void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev);
+/* With the EQ locked, possibly in interrupt context. */
+const u8 *mlx5r_odp_eq_peek(struct mlx5_ib_pf_eq *eq, u32 ahead);
+struct mlx5r_odp_event *mlx5r_odp_event_alloc(struct mlx5_ib_pf_eq *eq);
+void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe);
+void mlx5r_odp_eq_later(struct mlx5_ib_pf_eq *eq);
+void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm);
+
+/* The Rust side of it: odp_entry.rs. */
+void mlx5r_odp_drain(struct mlx5_ib_pf_eq *eq);
+void mlx5r_odp_serve(struct mlx5_ib_dev *dev, const u8 *eqe);
+
+#endif /* MLX5_ODP_SHIM_H */
