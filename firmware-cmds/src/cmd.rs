@@ -2,8 +2,8 @@
 
 //! Commands: the header that all of them share, and their status.
 //!
-//! Source: PRM "Command Interface"; kernel `mlx5_ifc_mbox_in_bits`, `mlx5_ifc_mbox_out_bits`,
-//! `enum mlx5_cmd_status`-like constants `MLX5_CMD_STAT_*` in `device.h`.
+//! Source: PRM "Command Interface"; kernel: the first fields of every `mlx5_ifc_*_in_bits` and
+//! `mlx5_ifc_*_out_bits`, `MLX5_CMD_OP_*`, `MLX5_CMD_STAT_*`.
 
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::FromZeros;
@@ -33,7 +33,8 @@ impl Opcode {
     }
 }
 
-/// Layout of the first 8 bytes of every command's input (`mbox_in`).
+/// Layout of the first 8 bytes of every command's input. The kernel's headers give some commands
+/// no `uid`; the place is the same for all.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct InHeaderLayout {
@@ -108,7 +109,7 @@ impl Wire for InHeader {
     }
 }
 
-/// Layout of the first 8 bytes of every command's output (`mbox_out`).
+/// Layout of the first 8 bytes of every command's output.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct OutHeaderLayout {
@@ -159,8 +160,8 @@ impl Wire for OutHeader {
     }
 }
 
-/// Layout of an input of which only the header says something, padded to 16 bytes, and of the
-/// output of a command that returns nothing (`destroy_mkey_out`, `page_fault_resume_out`).
+/// Layout of the output of a command that returns nothing (`destroy_mkey_out`,
+/// `page_fault_resume_out`).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct EmptyOutLayout {
