@@ -18,7 +18,7 @@
     unsafe_op_in_unsafe_fn
 )]
 
-use kernel::bindings::*;
+pub use kernel::bindings::*;
 use pin_init::MaybeZeroable;
 
 include!(concat!(env!("MLX5_ODP_BUILD"), "/abi_bindings.rs"));

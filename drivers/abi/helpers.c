@@ -1,3 +1,117 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+/*
+ * Inline functions and macros for the abstractions beside this file. In a kernel
+ * tree these are rust/helpers/{hmm,mmu_notifier,pid,umem_odp}.c.
+ */
 
-#include <linux/module.h>
+#include <linux/hmm.h>
+#include <linux/hmm-dma.h>
+#include <linux/hugetlb.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/pid.h>
+#include <linux/sched/mm.h>
+#include <rdma/ib_umem_odp.h>
+#include <rdma/ib_verbs.h>
+
+/* linux/mmu_notifier.h */
+
+bool rust_helper_mmu_interval_read_retry(struct mmu_interval_notifier *sub,
+					 unsigned long seq);
+bool rust_helper_mmu_interval_read_retry(struct mmu_interval_notifier *sub,
+					 unsigned long seq)
+{
+	return mmu_interval_read_retry(sub, seq);
+}
+
+void rust_helper_mmu_interval_set_seq(struct mmu_interval_notifier *sub,
+				      unsigned long seq);
+void rust_helper_mmu_interval_set_seq(struct mmu_interval_notifier *sub,
+				      unsigned long seq)
+{
+	mmu_interval_set_seq(sub, seq);
+}
+
+/* linux/pid.h */
+
+struct pid *rust_helper_get_pid(struct pid *pid);
+struct pid *rust_helper_get_pid(struct pid *pid)
+{
+	return get_pid(pid);
+}
+
+/* linux/hmm.h: the page of an entry */
+
+void rust_helper_hmm_pfn_set_dirty(unsigned long hmm_pfn);
+void rust_helper_hmm_pfn_set_dirty(unsigned long hmm_pfn)
+{
+	/*
+	 * The page lock cannot be had here: notifiers are called with and
+	 * without it. Until the notifier returns, the mapping stays.
+	 */
+	set_page_dirty(compound_head(hmm_pfn_to_page(hmm_pfn)));
+}
+
+void rust_helper_hmm_pfn_get(unsigned long hmm_pfn);
+void rust_helper_hmm_pfn_get(unsigned long hmm_pfn)
+{
+	get_page(hmm_pfn_to_page(hmm_pfn));
+}
+
+void rust_helper_hmm_pfn_put(unsigned long hmm_pfn);
+void rust_helper_hmm_pfn_put(unsigned long hmm_pfn)
+{
+	put_page(hmm_pfn_to_page(hmm_pfn));
+}
+
+/* rdma/ib_verbs.h */
+
+bool rust_helper_ib_uses_virt_dma(struct ib_device *dev);
+bool rust_helper_ib_uses_virt_dma(struct ib_device *dev)
+{
+	return ib_uses_virt_dma(dev);
+}
+
+struct device *rust_helper_ib_dma_device(struct ib_device *dev);
+struct device *rust_helper_ib_dma_device(struct ib_device *dev)
+{
+	return dev->dma_device;
+}
+
+bool rust_helper_ib_access_writable(int access);
+bool rust_helper_ib_access_writable(int access)
+{
+	return ib_access_writable(access);
+}
+
+unsigned int rust_helper_ib_access_page_shift(int access);
+unsigned int rust_helper_ib_access_page_shift(int access)
+{
+#ifdef CONFIG_HUGETLB_PAGE
+	if (access & IB_ACCESS_HUGETLB)
+		return HPAGE_SHIFT;
+#endif
+	return PAGE_SHIFT;
+}
+
+/* rdma/ib_umem_odp.h: implicit roots have a lock class of their own */
+
+void rust_helper_umem_odp_root_mutex_init(struct mutex *umem_mutex);
+void rust_helper_umem_odp_root_mutex_init(struct mutex *umem_mutex)
+{
+	mutex_init(umem_mutex);
+}
+
+void rust_helper_umem_odp_mutex_init(struct mutex *umem_mutex);
+void rust_helper_umem_odp_mutex_init(struct mutex *umem_mutex)
+{
+	mutex_init(umem_mutex);
+	/* Reclaim invalidates, and invalidation takes the lock: tell lockdep. */
+	if (IS_ENABLED(CONFIG_LOCKDEP)) {
+		fs_reclaim_acquire(GFP_KERNEL);
+		mutex_lock(umem_mutex);
+		mutex_unlock(umem_mutex);
+		fs_reclaim_release(GFP_KERNEL);
+	}
+}
