@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+/*
+ * Does the device lose its translation when memory is taken back? Faults ranges in,
+ * takes each away (MADV_DONTNEED or munmap), lets the device read it again. It reads:
+ * a stale translation then shows old data, and does no harm to whoever owns the page
+ * now. With the software ConnectX behind an IOMMU the strict mode sees it as well.
+ */
+#define _GNU_SOURCE
+#include "devctl.h"
+#include "pattern.h"
+#include "rdma.h"
+#include "report.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define RANGE	(64u << 10)
+
+struct zap {
+	struct device dev;
+	struct pair pair;
+	struct ibv_mr *mr, *sink_mr;
+	uint8_t *mem, *sink;
+	struct report *report;
+};
+
+/* Reads range I by the device; returns the completion status. */
+static int device_read(struct zap *z, unsigned int i)
+{
+	struct transfer_op op = {
+		.opcode = IBV_WR_RDMA_READ, .local = z->sink, .length = RANGE,
+		.lkey = z->sink_mr->lkey, .remote = (uintptr_t)z->mem + i * RANGE,
+		.rkey = z->mr->rkey,
+	};
+	struct ibv_wc wc;
+
+	memset(z->sink, 0xa5, RANGE);
+	if (pair_post(&z->pair, &op))
+		die("ibv_post_send failed");
+	if (!pair_poll(&z->pair, REQUESTER, &wc, 20)) {
+		report_fail(z->report, "range %u: no completion", i);
+		return -1;
+	}
+	return wc.status;
+}
+
+static void check_dropped(struct zap *z, unsigned int i)
+{
+	int status = device_read(z, i);
+	size_t off;
+
+	if (status != IBV_WC_SUCCESS) {
+		report_fail(z->report, "range %u, dropped: %s", i, wc_status_name(status));
+		pair_reconnect(&z->pair);
+		return;
+	}
+	for (off = 0; off < RANGE; off++)
+		if (z->sink[off])
+			break;
+	if (off < RANGE)
+		report_fail(z->report, "range %u: the device still reads the dropped page, offset %zu is %#x",
+			    i, off, z->sink[off]);
+}
+
+static void check_unmapped(struct zap *z, unsigned int i)
+{
+	int status = device_read(z, i);
+
+	if (status != IBV_WC_REM_ACCESS_ERR)
+		report_fail(z->report, "range %u, unmapped: %s", i, wc_status_name(status));
+	if (status != IBV_WC_SUCCESS)
+		pair_reconnect(&z->pair);
+}
+
+static void run(struct zap *z, unsigned int ranges)
+{
+	struct device_counters before, after;
+	struct report r;
+	unsigned int i;
+	int status;
+
+	report_begin(&r, "zap");
+	z->report = &r;
+	device_counters(&before);
+	for (i = 0; i < ranges && r.ok; i++) {
+		pattern_fill(z->mem + i * RANGE, RANGE, 1, i * RANGE);
+		status = device_read(z, i);
+		if (status || pattern_check(z->sink, RANGE, 1, i * RANGE) != RANGE)
+			report_fail(&r, "range %u, present: %s", i,
+				    status ? wc_status_name(status) : "wrong data");
+	}
+	/* All are taken away before the first is accessed, so that pages are reused. */
+	for (i = 0; i < ranges && r.ok; i++)
+		if (i % 4 == 3 ? munmap(z->mem + i * RANGE, RANGE) :
+				 madvise(z->mem + i * RANGE, RANGE, MADV_DONTNEED))
+			die("taking range %u away: %s", i, strerror(errno));
+	for (i = 0; i < ranges; i++)
+		if (i % 4 == 3)
+			check_unmapped(z, i);
+		else
+			check_dropped(z, i);
+	device_counters(&after);
+	report_u64(&r, "ranges", ranges);
+	if (after.valid)
+		report_u64(&r, "violations", after.violations - before.violations);
+	else
+		report_null(&r, "violations");
+	if (after.violations != before.violations)
+		report_fail(&r, "the device saw accesses through translations that were taken back");
+	report_end(&r);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option longopts[] = {
+		{ "dev", required_argument, NULL, 'd' },
+		{ "ranges", required_argument, NULL, 'n' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	static const char use[] = "usage: odp_zap --dev NAME [--ranges N]\n";
+	unsigned int ranges = 64;
+	const char *dev = NULL;
+	struct zap z = { 0 };
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
+		switch (c) {
+		case 'd': dev = optarg; break;
+		case 'n': ranges = parse_size("--ranges", optarg); break;
+		case 'h':
+			fputs(use, stdout);
+			return 0;
+		default:
+			fputs(use, stderr);
+			return 2;
+		}
+	}
+	if (!dev || optind != argc || !ranges) {
+		fputs(use, stderr);
+		return 2;
+	}
+	device_open(&z.dev, dev);
+	z.mem = mmap(NULL, ranges * RANGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	z.sink = mmap(NULL, RANGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (z.mem == MAP_FAILED || z.sink == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	z.sink_mr = ibv_reg_mr(z.dev.pd, z.sink, RANGE, IBV_ACCESS_LOCAL_WRITE);
+	if (!z.sink_mr)
+		die("registering memory: %s", strerror(errno));
+	z.mr = odp_mr(&z.dev, z.mem, ranges * RANGE,
+		      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
+	pair_create(&z.pair, &z.dev, 1, PAIR_TIMEOUT);
+	run(&z, ranges);
+	pair_destroy(&z.pair);
+	ibv_dereg_mr(z.mr);
+	ibv_dereg_mr(z.sink_mr);
+	device_close(&z.dev);
+	return report_exit_status();
+}
