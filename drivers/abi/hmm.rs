@@ -9,7 +9,7 @@ use crate::{bindings, mmu_notifier::IntervalNotifier};
 use core::{marker::PhantomData, ops::Range, ptr};
 use hmm_abi::{Entry, Geometry, Index, Need, RangeError, Sequence};
 use kernel::{
-    alloc::flags::{GFP_KERNEL, __GFP_NOWARN},
+    alloc::flags::{__GFP_NOWARN, GFP_KERNEL},
     error::to_result,
     mm::MmWithUser,
     prelude::*,
@@ -36,7 +36,7 @@ const _: () = {
 /// # Errors
 ///
 /// [`RangeError::Busy`] when invalidations, or a writer on the memory map, took longer
-/// than HMM's timeout. `EFAULT` for addresses without memory, `EPERM` for writes to
+/// than HMM's timeout; `EBUSY` as a failure if a signal is pending by then. `EFAULT` for addresses without memory, `EPERM` for writes to
 /// memory that is read-only, `EINTR` on a fatal signal, `ENOMEM`, `EINVAL`.
 pub fn range_fault(
     notifier: &IntervalNotifier,
@@ -68,7 +68,8 @@ pub fn range_fault(
     match unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout) } {
         0 => Ok(Sequence(range.notifier_seq)),
         errno => match Error::from_errno(errno) {
-            EBUSY => Err(RangeError::Busy),
+            // Who was sent a signal does not try again.
+            EBUSY if !current!().signal_pending() => Err(RangeError::Busy),
             error => Err(RangeError::Failed(error)),
         },
     }

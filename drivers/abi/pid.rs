@@ -44,9 +44,8 @@ impl Pid {
     /// The thread group of the current task.
     pub fn current_tgid() -> Option<ARef<Self>> {
         // SAFETY: `current` is valid; the function takes a reference on what it returns.
-        let ptr = unsafe {
-            bindings::get_task_pid(Task::current_raw(), bindings::pid_type_PIDTYPE_TGID)
-        };
+        let ptr =
+            unsafe { bindings::get_task_pid(Task::current_raw(), bindings::pid_type_PIDTYPE_TGID) };
         // SAFETY: If not null, `ptr` is valid and the reference is ours.
         NonNull::new(ptr.cast()).map(|ptr| unsafe { ARef::from_raw(ptr) })
     }
@@ -54,8 +53,7 @@ impl Pid {
     /// The task whose thread identifier this is, if it is still there.
     pub fn task(&self) -> Option<ARef<Task>> {
         // SAFETY: `self` is a valid reference; the function takes a reference on the task.
-        let ptr =
-            unsafe { bindings::get_pid_task(self.0.get(), bindings::pid_type_PIDTYPE_PID) };
+        let ptr = unsafe { bindings::get_pid_task(self.0.get(), bindings::pid_type_PIDTYPE_PID) };
         // SAFETY: If not null, `ptr` is valid and the reference is ours.
         NonNull::new(ptr.cast()).map(|ptr| unsafe { ARef::from_raw(ptr) })
     }

@@ -241,13 +241,11 @@ impl UmemOdp {
         area: Area,
         ops: *const bindings::mmu_interval_notifier_ops,
     ) -> Result<KBox<Self>> {
-        let geometry =
-            Geometry::cover(area.address, area.length, PAGE_SHIFT, area.entry_shift).map_err(
-                |error| match error {
-                    hmm_abi::GeometryError::Overflow => EOVERFLOW,
-                    hmm_abi::GeometryError::Empty => EINVAL,
-                },
-            )?;
+        let geometry = Geometry::cover(area.address, area.length, PAGE_SHIFT, area.entry_shift)
+            .map_err(|error| match error {
+                hmm_abi::GeometryError::Overflow => EOVERFLOW,
+                hmm_abi::GeometryError::Empty => EINVAL,
+            })?;
         let raw = self.raw.get();
         // SAFETY: Nobody else has the object. The lock's class is static.
         unsafe {

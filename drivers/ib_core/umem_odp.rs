@@ -153,14 +153,15 @@ fn map_and_lock(umem: &UmemOdp, address: u64, length: u64, need: Need) -> Result
         large.resize(pages, Entry::EMPTY, GFP_KERNEL)?;
         &mut large[..]
     };
-    let faulted = hmm_abi::fault(&faulting, geometry, indices, need, scratch).map_err(
-        |error| match error {
-            FaultError::Empty | FaultError::Fragmented => EINVAL,
-            FaultError::Stuck => EIO,
-            FaultError::Busy => EBUSY,
-            FaultError::Host(error) => error,
-        },
-    )?;
+    let faulted =
+        hmm_abi::fault(&faulting, geometry, indices, need, scratch).map_err(
+            |error| match error {
+                FaultError::Empty | FaultError::Fragmented => EINVAL,
+                FaultError::Stuck => EIO,
+                FaultError::Busy => EBUSY,
+                FaultError::Host(error) => error,
+            },
+        )?;
     let entries = c_int::try_from(faulted.indices.len()).map_err(|_| EINVAL)?;
     faulted.shared.stay_locked();
     Ok(entries)
