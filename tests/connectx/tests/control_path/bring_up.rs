@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The function's states, and what is left at their end.
+
+use connectx::{GuestMemory, Iova};
+
+use crate::rig::{command, Post, Rig};
+
+const BAD_SYS_STATE: u8 = 0x04;
+
+#[test]
+fn states_follow_each_other() {
+    let mut rig = Rig::new();
+    let mut run = |opcode| rig.command(&command(opcode, 0, 32), 16).status();
+    let (init, teardown, enable, disable) = (0x102, 0x103, 0x104, 0x105);
+    assert_eq!(run(init), BAD_SYS_STATE);
+    assert_eq!(run(enable), 0);
+    assert_eq!(run(enable), BAD_SYS_STATE);
+    assert_eq!(run(init), 0);
+    assert_eq!(run(init), BAD_SYS_STATE);
+    assert_eq!(run(disable), BAD_SYS_STATE);
+    assert_eq!(run(teardown), 0);
+    assert_eq!(run(teardown), BAD_SYS_STATE);
+    assert_eq!(run(disable), 0);
+    assert_eq!(run(enable), 0);
+    assert_eq!(rig.device.journal.violation_count(), 0);
+}
+
+#[test]
+fn objects_left_at_teardown_are_a_violation() {
+    let mut rig = Rig::new();
+    rig.command(&command(0x104, 0, 16), 12);
+    rig.command(&command(0x102, 0, 32), 16);
+    rig.number(&command(0x800, 0, 16));
+    rig.command(&command(0x103, 0, 16), 16);
+    assert_eq!(
+        rig.device.journal.violations(),
+        [r#"TEARDOWN_HCA with objects left: [("pd", 1)]"#]
+    );
+}
+
+#[test]
+fn reset_forgets_objects_registers_and_delayed_commands() {
+    let mut rig = Rig::new();
+    rig.command(&command(0x104, 0, 16), 12);
+    rig.alloc_uar();
+    rig.device.knobs.command_delay_ms = 5;
+    let input = command(0x800, 0, 16);
+    rig.post(Post::new(&input, 16));
+    assert!(rig.settle().is_some());
+    rig.device.reset();
+    assert_eq!(rig.settle(), None);
+    assert!(rig.device.objects().iter().all(|&(_, n)| n == 0));
+    assert_eq!(rig.device.init.queue, None);
+    assert!(!rig.device.hca.enabled);
+    let mut own = [0];
+    rig.mem.read(Iova(0x1000 + 63), &mut own).unwrap();
+    assert_eq!(own, [1], "the device let go of the slot");
+}
+
+#[test]
+fn numbers_are_not_reused_at_once() {
+    let mut rig = Rig::new();
+    let first = rig.number(&command(0x800, 0, 16));
+    let mut dealloc = command(0x801, 0, 16);
+    dealloc[8..12].copy_from_slice(&first.to_be_bytes());
+    assert_eq!(rig.command(&dealloc, 16).status(), 0);
+    assert_eq!(rig.command(&dealloc, 16).status(), 5);
+    assert_ne!(rig.number(&command(0x800, 0, 16)), first);
+}
+
+#[test]
+fn the_port_is_active() {
+    use connectx::ifc::hca_vport_context as vport;
+    let mut rig = Rig::new();
+    let answer = rig.command(&command(0x762, 0, 16), 528);
+    let context = &answer.output[0x10..];
+    assert_eq!(vport::VPORT_STATE.get(context), 4);
+    assert_eq!(vport::LID.get(context), 1);
+    let gid = rig.command(&command(0x764, 0, 16), 32);
+    assert_eq!(gid.output[0x10..0x20], connectx::caps::GID);
+    assert_eq!(gid.output[0x18..0x20], vport::PORT_GUID.get(context).to_be_bytes());
+}
+
+#[test]
+fn an_unknown_register_is_refused() {
+    let mut rig = Rig::new();
+    let mut input = command(0x805, 1, 32);
+    input[10..12].copy_from_slice(&0x9001_u16.to_be_bytes());
+    assert_eq!(rig.command(&input, 32).status(), 2);
+    assert_eq!(rig.device.journal.violation_count(), 1);
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Completion queues: ownership, arming, overrun.
+
+use connectx::completion::cqe_opcode;
+use connectx::event::event_type;
+use connectx::{Cqe, Cqn, GuestMemory, Iova, Qpn};
+
+use crate::rig::{command, Rig};
+
+const LOG_SIZE: u32 = 2;
+const SIZE: u64 = 1 << LOG_SIZE;
+const SOLICITED_ONLY: u32 = 1 << 24;
+
+struct Queue {
+    rig: Rig,
+    uar: u32,
+    eqn: u32,
+    cqn: u32,
+    ring: u64,
+    dbr: u64,
+}
+
+impl Queue {
+    fn new() -> Self {
+        let mut rig = Rig::new();
+        let uar = rig.alloc_uar();
+        let (eqn, _) = rig.create_eq(uar, &[event_type::CQ_ERROR], 6, 1);
+        let (cqn, ring, dbr) = rig.create_cq(uar, eqn, LOG_SIZE);
+        Self {
+            rig,
+            uar,
+            eqn,
+            cqn,
+            ring,
+            dbr,
+        }
+    }
+
+    fn push(&mut self, counter: u16, solicited: bool) {
+        let cqe = Cqe {
+            opcode: cqe_opcode::RESP_SEND,
+            qpn: Qpn(0x77),
+            user_index: 0x1234,
+            byte_count: 99,
+            wqe_counter: counter,
+            solicited,
+            ..Cqe::default()
+        };
+        self.rig.device.push_cqe(Cqn(self.cqn), &cqe);
+    }
+
+    fn consume(&mut self, consumer: u32) {
+        self.rig
+            .mem
+            .write(Iova(self.dbr), &consumer.to_be_bytes())
+            .unwrap();
+    }
+
+    fn arm(&mut self, flags: u32, consumer: u32) {
+        let offset = u64::from(self.uar) * 4096 + 0x20;
+        self.rig.write64(offset, flags | consumer, self.cqn);
+    }
+
+    /// Events written so far.
+    fn events(&self) -> u64 {
+        self.rig.device.counters.eqes
+    }
+
+    fn counter(&self, index: u64) -> Option<u16> {
+        let entry = self.rig.entry(self.ring, index % SIZE);
+        let valid = entry[0x3f] >> 4 != cqe_opcode::INVALID;
+        (valid && u64::from(entry[0x3f] & 1) == index / SIZE & 1)
+            .then(|| u16::from_be_bytes([entry[0x3c], entry[0x3d]]))
+    }
+}
+
+#[test]
+fn owner_changes_with_every_lap_and_fields_are_in_place() {
+    let mut queue = Queue::new();
+    for index in 0..3 * SIZE {
+        assert_eq!(queue.counter(index), None);
+        let counter = u16::try_from(index).unwrap();
+        queue.push(counter, false);
+        assert_eq!(queue.counter(index), Some(counter));
+        queue.consume(u32::from(counter) + 1);
+    }
+    let entry = queue.rig.entry(queue.ring, 0);
+    assert_eq!(entry[0x20..0x24], 0x1234_u32.to_be_bytes());
+    assert_eq!(entry[0x2c..0x30], 99_u32.to_be_bytes());
+    assert_eq!(entry[0x38..0x3c], 0x77_u32.to_be_bytes());
+}
+
+#[test]
+fn one_event_per_arming() {
+    let mut queue = Queue::new();
+    queue.push(0, false);
+    assert_eq!(queue.events(), 0);
+    queue.arm(0, 0);
+    assert_eq!(queue.events(), 1);
+    queue.push(1, false);
+    assert_eq!(queue.events(), 1);
+    queue.arm(0, 2);
+    assert_eq!(queue.events(), 1);
+    queue.consume(2);
+    queue.push(2, false);
+    queue.push(3, false);
+    assert_eq!(queue.events(), 2);
+}
+
+#[test]
+fn armed_for_solicited_waits_for_a_solicited_or_failed_one() {
+    let mut queue = Queue::new();
+    queue.push(0, false);
+    queue.arm(SOLICITED_ONLY, 0);
+    queue.push(1, false);
+    assert_eq!(queue.events(), 0);
+    queue.push(2, true);
+    assert_eq!(queue.events(), 1);
+    // A solicited one that is already there counts.
+    queue.arm(SOLICITED_ONLY, 2);
+    assert_eq!(queue.events(), 2);
+    queue.arm(SOLICITED_ONLY, 3);
+    assert_eq!(queue.events(), 2);
+    let failed = Cqe {
+        opcode: cqe_opcode::REQ_ERR,
+        syndrome: 5,
+        ..Cqe::default()
+    };
+    queue.rig.device.push_cqe(Cqn(queue.cqn), &failed);
+    assert_eq!(queue.events(), 3);
+    let entry = queue.rig.entry(queue.ring, 3);
+    assert_eq!((entry[0x3f] >> 4, entry[0x37]), (cqe_opcode::REQ_ERR, 5));
+    assert_eq!(queue.rig.device.counters.error_cqes, 1);
+}
+
+#[test]
+fn doorbell_in_two_halves() {
+    let mut queue = Queue::new();
+    let offset = u64::from(queue.uar) * 4096 + 0x20;
+    queue.push(0, false);
+    queue.rig.write32(offset, 0);
+    assert_eq!(queue.events(), 0);
+    queue.rig.write32(offset + 4, queue.cqn);
+    assert_eq!(queue.events(), 1);
+    assert_eq!(queue.rig.device.journal.violation_count(), 0);
+}
+
+#[test]
+fn overrun_is_a_violation_and_an_event() {
+    let mut queue = Queue::new();
+    for counter in 0..6 {
+        queue.push(counter, false);
+    }
+    assert_eq!(queue.counter(0), Some(0));
+    assert_eq!(queue.rig.device.counters.cqes, SIZE);
+    assert_eq!(queue.events(), 1);
+    let expected = format!("CQ {:#x} overran", queue.cqn);
+    assert_eq!(queue.rig.device.journal.violations(), [expected]);
+}
+
+#[test]
+fn an_eq_with_cqs_cannot_be_destroyed() {
+    let mut queue = Queue::new();
+    let mut destroy = command(0x302, 0, 16);
+    destroy[11] = u8::try_from(queue.eqn).unwrap();
+    assert_eq!(queue.rig.command(&destroy, 16).status(), 6);
+    let mut destroy_cq = command(0x401, 0, 16);
+    destroy_cq[8..12].copy_from_slice(&queue.cqn.to_be_bytes());
+    assert_eq!(queue.rig.command(&destroy_cq, 16).status(), 0);
+    assert_eq!(queue.rig.command(&destroy_cq, 16).status(), 5);
+    assert_eq!(queue.rig.command(&destroy, 16).status(), 0);
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The data path against guest memory in this process: no QEMU, no kernel. The driver's
+//! part is played by [`rig::Rig`], which builds its bytes with firmware-cmds.
+
+mod faults;
+mod malformed;
+mod messages;
+mod rig;
+mod umr;
+mod walk;

@@ -1,0 +1,638 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! A driver small enough for tests: memory, queues, MKeys, doorbells.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use connectx::caps::CapType;
+use connectx::ifc::{cqc, eqc, odp_cap, Field};
+use connectx::qp::context as qpc;
+use connectx::qp::context::QpContext;
+use connectx::{Device, GuestMemory, Interrupts, Iova, Journal, Knobs, MappedMemory, Scheme};
+use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
+use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
+use firmware_cmds::wqe::{
+    ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, RaddrSeg, WqeOpcode,
+};
+use firmware_cmds::{
+    Access, AccessMode, DmaAddr, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault,
+    Pdn, Qpn, Wire,
+};
+
+/// Guest memory of a rig.
+const MEMORY: usize = 64 << 20;
+/// Entries of each CQ and the EQ.
+const LOG_ENTRIES: u32 = 10;
+/// WQEBBs of each send queue: short, so that tests wrap.
+pub(crate) const LOG_SQ: u32 = 4;
+/// WQEs of each receive queue, of 64 bytes.
+pub(crate) const LOG_RQ: u32 = 4;
+/// `log_rq_stride` of 64 bytes.
+const RQ_STRIDE: u32 = 2;
+
+struct NoInterrupts;
+
+impl Interrupts for NoInterrupts {
+    fn fire(&mut self, _: u16) {}
+}
+
+/// A completion, as the driver reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    /// Opcode of the CQE.
+    pub(crate) opcode: u8,
+    /// Opcode of the WQE.
+    pub(crate) send_opcode: u8,
+    /// Local QP.
+    pub(crate) qpn: u32,
+    /// Immediate data.
+    pub(crate) immediate: u32,
+    /// Bytes.
+    pub(crate) byte_count: u32,
+    /// Index of the WQE.
+    pub(crate) counter: u16,
+    /// Syndrome, 0 for success.
+    pub(crate) syndrome: u8,
+}
+
+/// A ring that the device writes and the driver polls.
+struct Ring {
+    base: u64,
+    consumer: u32,
+    dbr: u64,
+}
+
+/// A QP as its owner sees it.
+pub(crate) struct TestQp {
+    /// Its number.
+    pub(crate) qpn: u32,
+    sq: u64,
+    rq: u64,
+    dbr: u64,
+    /// WQEBBs posted.
+    pub(crate) sq_pi: u16,
+    rq_pi: u16,
+}
+
+/// An MKey made by the driver's way: CREATE_MKEY, then UMR.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TestMr {
+    /// The key.
+    pub(crate) key: Mkey,
+    /// First address of its space.
+    pub(crate) va: u64,
+    /// Its memory.
+    pub(crate) iova: u64,
+}
+
+/// The device and a driver for it.
+pub(crate) struct Rig {
+    /// The device.
+    pub(crate) device: Device,
+    /// The guest's memory.
+    pub(crate) mem: Arc<MappedMemory>,
+    /// Time told to the device.
+    pub(crate) now: Duration,
+    /// Lines of the journal.
+    pub(crate) journal: Arc<Mutex<Vec<String>>>,
+    next: u64,
+    uar: u32,
+    eqn: u32,
+    eq: Ring,
+    cqn: u32,
+    cq: Ring,
+    /// Protection domain of everything but the UMR QP.
+    pub(crate) pd: u32,
+    /// Translates nothing.
+    pub(crate) pa: Mkey,
+    umr: Option<TestQp>,
+}
+
+fn words(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn emit(value: &impl Wire, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    value.emit(&mut bytes).unwrap();
+    bytes
+}
+
+impl Rig {
+    /// A device in use, with one CQ, a PA MKey and a UMR QP.
+    pub(crate) fn new(scheme: Scheme) -> Self {
+        let mem = Arc::new(MappedMemory::anonymous(MEMORY).unwrap());
+        let journal = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&journal);
+        let mut device = Device::new(
+            Box::new(Arc::clone(&mem)),
+            Box::new(NoInterrupts),
+            Journal::new(move |line: &str| sink.lock().unwrap().push(line.to_owned())),
+            Knobs {
+                scheme,
+                ..Knobs::default()
+            },
+        );
+        if scheme == Scheme::Memory {
+            let mut caps = *device.hca.current().get(CapType::Odp);
+            odp_cap::MEM_PAGE_FAULT.set(&mut caps, 1);
+            device.hca.choose(CapType::Odp, &caps).unwrap();
+        }
+        let ring = |base| Ring {
+            base,
+            consumer: 0,
+            dbr: 0,
+        };
+        let mut rig = Self {
+            device,
+            mem,
+            now: Duration::ZERO,
+            journal,
+            next: 0x10_0000,
+            uar: 0,
+            eqn: 0,
+            eq: ring(0),
+            cqn: 0,
+            cq: ring(0),
+            pd: 0,
+            pa: Mkey::new(0),
+            umr: None,
+        };
+        rig.uar = rig.alloc(0x802);
+        rig.pd = rig.alloc(0x800);
+        rig.eq = ring(rig.pages(16));
+        rig.eqn = rig.create_eq();
+        rig.cq = ring(rig.pages(16));
+        rig.cq.dbr = rig.pages(1);
+        rig.cqn = rig.create_cq();
+        let mut mkc = rig.mkc(AccessMode::Pa);
+        mkc.length64 = true;
+        mkc.free = false;
+        rig.pa = rig.create_mkey(&mkc, &[]);
+        rig.umr = Some(rig.create_qp(0xc));
+        let qpn = rig.umr.as_ref().unwrap().qpn;
+        rig.connect(qpn, 0);
+        rig
+    }
+
+    /// `count` pages of memory, zeroed.
+    pub(crate) fn pages(&mut self, count: u64) -> u64 {
+        let at = self.next;
+        self.next += count * 4096;
+        assert!(self.next <= 64 << 20, "rig out of memory");
+        at
+    }
+
+    /// Executes a command that must succeed.
+    pub(crate) fn command(&mut self, input: &[u8], output: usize) -> Vec<u8> {
+        let mut out = vec![0; output];
+        self.device.execute(input, &mut out);
+        assert_eq!(out[0], 0, "command {:02x?}: {out:02x?}", &input[..8]);
+        out
+    }
+
+    /// Executes any command and returns its status.
+    pub(crate) fn status(&mut self, input: &[u8]) -> u8 {
+        let mut out = vec![0; 512];
+        self.device.execute(input, &mut out);
+        out[0]
+    }
+
+    fn alloc(&mut self, opcode: u16) -> u32 {
+        let mut input = vec![0; 16];
+        input[..2].copy_from_slice(&opcode.to_be_bytes());
+        words(&self.command(&input, 16), 8)
+    }
+
+    fn queue_command(&mut self, opcode: u16, fields: &[(Field, u64)], base: u64) -> Vec<u8> {
+        let mut input = vec![0; 0x110 + 16 * 8];
+        input[..2].copy_from_slice(&opcode.to_be_bytes());
+        for &(field, value) in fields {
+            field.set(&mut input[0x10..0x50], value);
+        }
+        for page in 0..16_usize {
+            let at = 0x110 + page * 8;
+            let address = base + u64::try_from(page).unwrap() * 4096;
+            input[at..at + 8].copy_from_slice(&address.to_be_bytes());
+        }
+        input
+    }
+
+    fn create_eq(&mut self) -> u32 {
+        let fields = [
+            (eqc::LOG_EQ_SIZE, u64::from(LOG_ENTRIES)),
+            (eqc::UAR_PAGE, u64::from(self.uar)),
+        ];
+        let mut input = self.queue_command(0x301, &fields, self.eq.base);
+        input[0x58..0x60].copy_from_slice(&0xffff_fffe_u64.to_be_bytes());
+        // Software initialises the owner bits to 1.
+        for entry in 0..1_u64 << LOG_ENTRIES {
+            let owner = Iova(self.eq.base + entry * 64 + 63);
+            self.mem.write(owner, &[1]).unwrap();
+        }
+        words(&self.command(&input, 16), 8)
+    }
+
+    fn create_cq(&mut self) -> u32 {
+        let fields = [
+            (cqc::LOG_CQ_SIZE, u64::from(LOG_ENTRIES)),
+            (cqc::UAR_PAGE, u64::from(self.uar)),
+            (cqc::C_EQN, u64::from(self.eqn)),
+            (cqc::DBR_ADDR, self.cq.dbr),
+        ];
+        let input = self.queue_command(0x400, &fields, self.cq.base);
+        for entry in 0..1_u64 << LOG_ENTRIES {
+            let owner = Iova(self.cq.base + entry * 64 + 63);
+            self.mem.write(owner, &[0xf1]).unwrap();
+        }
+        words(&self.command(&input, 16), 8)
+    }
+
+    /// A context with every right, free, in the rig's domain.
+    pub(crate) fn mkc(&self, access_mode: AccessMode) -> Mkc {
+        Mkc {
+            free: true,
+            access_mode,
+            umr_en: true,
+            access: Access {
+                atomic: true,
+                remote_write: true,
+                remote_read: true,
+                local_write: true,
+                local_read: true,
+            },
+            qpn: Qpn::ANY,
+            variant: MkeyVariant::new(0x5a),
+            pd: Pdn::new(self.pd).unwrap(),
+            log_page_size: LogPageSize::ADAPTER_PAGE,
+            ..Mkc::default()
+        }
+    }
+
+    /// CREATE_MKEY with a translation list.
+    pub(crate) fn create_mkey(&mut self, mkc: &Mkc, list: &[u8]) -> Mkey {
+        let create = CreateMkeyIn {
+            mkc: *mkc,
+            translations_octword_actual_size: u32::try_from(list.len() / 16).unwrap(),
+            ..CreateMkeyIn::default()
+        };
+        let mut input = emit(&create, CreateMkeyIn::LEN);
+        input.extend_from_slice(list);
+        let out = CreateMkeyOut::parse(&self.command(&input, 16)).unwrap();
+        Mkey::from_parts(out.mkey_index, mkc.variant)
+    }
+
+    /// A QP of a service type, in RST.
+    pub(crate) fn create_qp(&mut self, st: u32) -> TestQp {
+        let mut context = QpContext::zeroed();
+        context.set(qpc::ST, st);
+        context.set(qpc::PD, self.pd);
+        context.set(qpc::LOG_SQ_SIZE, LOG_SQ);
+        context.set(qpc::LOG_RQ_SIZE, LOG_RQ);
+        context.set(qpc::LOG_RQ_STRIDE, RQ_STRIDE);
+        context.set(qpc::UAR_PAGE, self.uar);
+        context.set(qpc::CQN_SND, self.cqn);
+        context.set(qpc::CQN_RCV, self.cqn);
+        let (buffer, dbr) = (self.pages(1), self.pages(1));
+        context.set(qpc::DBR_ADDR_LO, u32::try_from(dbr).unwrap());
+        let mut input = vec![0; 0x118];
+        input[..2].copy_from_slice(&0x500_u16.to_be_bytes());
+        input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
+        input[0x110..0x118].copy_from_slice(&buffer.to_be_bytes());
+        TestQp {
+            qpn: words(&self.command(&input, 16), 8),
+            rq: buffer,
+            sq: buffer + (64 << LOG_RQ),
+            dbr,
+            sq_pi: 0,
+            rq_pi: 0,
+        }
+    }
+
+    /// A transition command.
+    pub(crate) fn modify(&mut self, opcode: u16, qpn: u32, opt_mask: u32, context: &QpContext) {
+        let mut input = vec![0; 0x110];
+        input[..2].copy_from_slice(&opcode.to_be_bytes());
+        input[8..12].copy_from_slice(&qpn.to_be_bytes());
+        input[0x10..0x14].copy_from_slice(&opt_mask.to_be_bytes());
+        input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
+        self.command(&input, 16);
+    }
+
+    /// Takes a QP from RST to RTS.
+    pub(crate) fn connect(&mut self, qpn: u32, remote: u32) {
+        let mut context = QpContext::zeroed();
+        for right in [qpc::RRE, qpc::RWE, qpc::RAE] {
+            context.set(right, 1);
+        }
+        context.set(qpc::PD, self.pd);
+        context.set(qpc::CQN_SND, self.cqn);
+        context.set(qpc::CQN_RCV, self.cqn);
+        context.set(qpc::REMOTE_QPN, remote);
+        context.set(qpc::MTU, 3);
+        context.set(qpc::ACK_TIMEOUT, 14);
+        context.set(qpc::RETRY_COUNT, 2);
+        context.set(qpc::RNR_RETRY, 2);
+        context.set(qpc::MIN_RNR_NAK, 12);
+        for opcode in [0x502, 0x503, 0x504] {
+            self.modify(opcode, qpn, 0, &context);
+        }
+    }
+
+    /// Two connected RC QPs.
+    pub(crate) fn rc_pair(&mut self) -> (TestQp, TestQp) {
+        let (a, b) = (self.create_qp(0), self.create_qp(0));
+        self.connect(a.qpn, b.qpn);
+        self.connect(b.qpn, a.qpn);
+        (a, b)
+    }
+
+    /// An MKey over `pages` new pages, each with `access`, from `va` on.
+    pub(crate) fn mr(&mut self, va: u64, pages: u64, access: MttAccess) -> TestMr {
+        let iova = self.pages(pages);
+        let mut mkc = self.mkc(AccessMode::Mtt);
+        mkc.translations_octword_size = u32::try_from(pages.div_ceil(2)).unwrap();
+        let key = self.create_mkey(&mkc, &[]);
+        mkc.free = false;
+        mkc.start_addr = firmware_cmds::Iova::new(va);
+        mkc.len = pages * 4096;
+        let list: Vec<_> = (0..pages).map(|n| mtt(iova + n * 4096, access)).collect();
+        let mask = MkeyMask::new()
+            .with_free(true)
+            .with_len(true)
+            .with_start_addr(true)
+            .with_key(true);
+        self.umr_ok(
+            key,
+            UmrFlags::new().with_check_not_free(true),
+            mask,
+            &mkc,
+            0,
+            &list,
+        );
+        TestMr { key, va, iova }
+    }
+
+    /// Writes MTTs of an MKey from entry `first` (a multiple of 8) on.
+    pub(crate) fn set_mtts(&mut self, key: Mkey, first: u64, list: &[Mtt]) {
+        let flags = UmrFlags::new().with_check_free(true);
+        self.umr_ok(key, flags, MkeyMask::new(), &Mkc::default(), first, list);
+    }
+
+    /// A UMR that must succeed.
+    pub(crate) fn umr_ok(
+        &mut self,
+        key: Mkey,
+        flags: UmrFlags,
+        mask: MkeyMask,
+        mkc: &Mkc,
+        first: u64,
+        list: &[Mtt],
+    ) {
+        self.post_umr(key, flags, mask, mkc, first, list);
+        let done = self.run();
+        assert_eq!(done.len(), 1, "{done:?} {:?}", self.journal.lock().unwrap());
+        assert_eq!((done[0].opcode, done[0].send_opcode), (0, 0x25), "{done:?}");
+    }
+
+    /// Posts a UMR with a list of MTTs in memory.
+    pub(crate) fn post_umr(
+        &mut self,
+        key: Mkey,
+        flags: UmrFlags,
+        mask: MkeyMask,
+        mkc: &Mkc,
+        first: u64,
+        list: &[Mtt],
+    ) {
+        let mut bytes: Vec<u8> = list.iter().flat_map(|mtt| emit(mtt, Mtt::LEN)).collect();
+        bytes.resize(bytes.len().next_multiple_of(64), 0);
+        let at = self.pages(u64::try_from(bytes.len()).unwrap().div_ceil(4096).max(1));
+        self.mem.write(Iova(at), &bytes).unwrap();
+        let umr = UmrCtrlSeg {
+            flags: flags.with_translation_offset_en(true),
+            xlt_octowords: u16::try_from(bytes.len() / 16).unwrap(),
+            offset: XltOffset::truncate(first / 2),
+            mkey_mask: mask,
+        };
+        let mut body = emit(&umr, UmrCtrlSeg::LEN);
+        body.extend(emit(mkc, Mkc::LEN));
+        body.extend(data(self.pa, at, bytes.len()));
+        let mut qp = self.umr.take().unwrap();
+        self.post(&mut qp, WqeOpcode::UMR, key.get(), &body);
+        self.umr = Some(qp);
+    }
+
+    /// Posts a send WQE and rings the doorbell.
+    pub(crate) fn post(&mut self, qp: &mut TestQp, opcode: WqeOpcode, imm: u32, body: &[u8]) {
+        let ctrl = ctrl(qp, opcode, imm, body.len());
+        let mut wqe = emit(&ctrl, CtrlSeg::LEN);
+        wqe.extend_from_slice(body);
+        self.post_raw(qp, &wqe);
+    }
+
+    /// Puts bytes into the send queue, around its end, and rings the doorbell.
+    pub(crate) fn post_raw(&mut self, qp: &mut TestQp, wqe: &[u8]) {
+        let size = 64_u64 << LOG_SQ;
+        for (at, chunk) in (0_u64..).step_by(16).zip(wqe.chunks(16)) {
+            let slot = (u64::from(qp.sq_pi) * 64 + at) % size;
+            self.mem.write(Iova(qp.sq + slot), chunk).unwrap();
+        }
+        let wqebbs = u16::try_from(wqe.len().div_ceil(64)).unwrap();
+        qp.sq_pi = qp.sq_pi.wrapping_add(wqebbs);
+        self.ring(qp);
+    }
+
+    /// Writes the doorbell record and the doorbell.
+    pub(crate) fn ring(&mut self, qp: &TestQp) {
+        let record = u32::from(qp.sq_pi).to_be_bytes();
+        self.mem.write(Iova(qp.dbr + 4), &record).unwrap();
+        let mut doorbell = [0; 8];
+        doorbell[4..].copy_from_slice(&(qp.qpn << 8).to_be_bytes());
+        let at = u64::from(self.uar) * 4096 + 0x800;
+        self.device.mmio_write(self.now, at, &doorbell);
+    }
+
+    /// Posts a receive WQE.
+    pub(crate) fn post_recv(&mut self, qp: &mut TestQp, segments: &[(Mkey, u64, usize)]) {
+        let mut wqe: Vec<u8> = segments
+            .iter()
+            .flat_map(|&(key, va, len)| data(key, va, len))
+            .collect();
+        if wqe.len() < 64 {
+            let terminator = DataSeg {
+                lkey: Mkey::TERMINATE_SCATTER_LIST,
+                ..DataSeg::default()
+            };
+            wqe.extend(emit(&terminator, DataSeg::LEN));
+        }
+        self.post_recv_raw(qp, &wqe);
+    }
+
+    /// Puts bytes into the receive queue.
+    pub(crate) fn post_recv_raw(&mut self, qp: &mut TestQp, wqe: &[u8]) {
+        let slot = u64::from(qp.rq_pi % (1 << LOG_RQ)) * 64;
+        self.mem.write(Iova(qp.rq + slot), wqe).unwrap();
+        qp.rq_pi = qp.rq_pi.wrapping_add(1);
+        let record = u32::from(qp.rq_pi).to_be_bytes();
+        self.mem.write(Iova(qp.dbr), &record).unwrap();
+    }
+
+    /// Lets the device work until it has nothing to do now, and returns what completed.
+    pub(crate) fn run(&mut self) -> Vec<Completion> {
+        for _ in 0..10_000 {
+            match self.device.step(self.now) {
+                Some(at) if at <= self.now => {}
+                _ => return self.poll_cq(),
+            }
+        }
+        panic!("the device does not come to rest");
+    }
+
+    /// [`Rig::run`] after time has passed.
+    pub(crate) fn run_after(&mut self, ms: u64) -> Vec<Completion> {
+        self.now += Duration::from_millis(ms);
+        self.run()
+    }
+
+    fn poll_cq(&mut self) -> Vec<Completion> {
+        let mut found = Vec::new();
+        loop {
+            let index = self.cq.consumer;
+            let at = self.cq.base + u64::from(index % (1 << LOG_ENTRIES)) * 64;
+            let mut cqe = [0; 64];
+            self.mem.read(Iova(at), &mut cqe).unwrap();
+            let owner = u32::from(cqe[0x3f] & 1);
+            if cqe[0x3f] >> 4 == 0xf || owner != index >> LOG_ENTRIES & 1 {
+                return found;
+            }
+            self.cq.consumer += 1;
+            let record = self.cq.consumer.to_be_bytes();
+            self.mem.write(Iova(self.cq.dbr), &record).unwrap();
+            let opcode = cqe[0x3f] >> 4;
+            let error = matches!(opcode, 0xd | 0xe);
+            found.push(Completion {
+                opcode,
+                send_opcode: cqe[0x38],
+                qpn: words(&cqe, 0x38) & 0xff_ffff,
+                immediate: words(&cqe, 0x24),
+                byte_count: words(&cqe, 0x2c),
+                counter: u16::from_be_bytes([cqe[0x3c], cqe[0x3d]]),
+                syndrome: if error { cqe[0x37] } else { 0 },
+            });
+        }
+    }
+
+    /// Every event since the last call.
+    pub(crate) fn events(&mut self) -> Vec<firmware_cmds::Eqe> {
+        let mut found = Vec::new();
+        loop {
+            let index = self.eq.consumer;
+            let at = self.eq.base + u64::from(index % (1 << LOG_ENTRIES)) * 64;
+            let mut bytes = [0; 64];
+            self.mem.read(Iova(at), &mut bytes).unwrap();
+            let eqe = firmware_cmds::Eqe::parse(&bytes).unwrap();
+            if u32::from(eqe.owner) != index >> LOG_ENTRIES & 1 {
+                return found;
+            }
+            self.eq.consumer += 1;
+            let doorbell = self.eqn << 24 | self.eq.consumer & 0xff_ffff;
+            let uar = u64::from(self.uar) * 4096;
+            self.device
+                .mmio_write(self.now, uar + 0x40, &doorbell.to_be_bytes());
+            found.push(eqe);
+        }
+    }
+
+    /// Every page fault since the last look at the events; there must be no other event.
+    pub(crate) fn faults(&mut self) -> Vec<PageFault> {
+        self.events()
+            .iter()
+            .map(|eqe| PageFault::from_eqe(eqe).unwrap())
+            .collect()
+    }
+
+    /// The only page fault since the last look at the events.
+    pub(crate) fn fault(&mut self) -> PageFault {
+        let faults = self.faults();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0]
+    }
+
+    /// Resumes a fault and returns what completes.
+    pub(crate) fn resume(&mut self, fault: &PageFault, error: bool) -> Vec<Completion> {
+        self.command(&fault.resume(error).to_bytes(), 16);
+        self.run()
+    }
+
+    /// Fills memory with a pattern and returns it.
+    pub(crate) fn fill(&self, at: u64, len: usize, seed: u8) -> Vec<u8> {
+        let bytes: Vec<u8> = (0..len)
+            .map(|n| u8::try_from(n * 31 % 251).unwrap() ^ seed)
+            .collect();
+        self.mem.write(Iova(at), &bytes).unwrap();
+        bytes
+    }
+
+    /// Reads memory.
+    pub(crate) fn peek(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.mem.read(Iova(at), &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Words of the strict log.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.device.journal.violations().to_vec()
+    }
+}
+
+/// A translation.
+pub(crate) fn mtt(at: u64, access: MttAccess) -> Mtt {
+    Mtt::new(DmaAddr::new(at), access).unwrap()
+}
+
+/// Bytes of a data segment.
+pub(crate) fn data(key: Mkey, va: u64, len: usize) -> Vec<u8> {
+    let segment = DataSeg {
+        byte_count: ByteCount::truncate(u32::try_from(len).unwrap()),
+        lkey: key,
+        addr: firmware_cmds::Iova::new(va),
+    };
+    emit(&segment, DataSeg::LEN)
+}
+
+/// Bytes of a remote-address segment.
+pub(crate) fn raddr(key: Mkey, va: u64) -> Vec<u8> {
+    let segment = RaddrSeg {
+        raddr: firmware_cmds::Iova::new(va),
+        rkey: key,
+    };
+    emit(&segment, RaddrSeg::LEN)
+}
+
+/// Bytes of inline data, padded.
+pub(crate) fn inline(bytes: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(bytes.len()).unwrap();
+    let mut segment = (1 << 31 | len).to_be_bytes().to_vec();
+    segment.extend_from_slice(bytes);
+    segment.resize(segment.len().next_multiple_of(16), 0);
+    segment
+}
+
+/// A control segment for a body of `len` bytes.
+pub(crate) fn ctrl(qp: &TestQp, opcode: WqeOpcode, imm: u32, len: usize) -> CtrlSeg {
+    CtrlSeg {
+        opmod: 0,
+        wqe_index: qp.sq_pi,
+        opcode,
+        qpn: Qpn::truncate(qp.qpn),
+        ds: Ds::truncate(u8::try_from((16 + len).div_ceil(16)).unwrap()),
+        signature: 0,
+        fence: FenceMode::NONE,
+        completion: CompletionMode::Always,
+        solicited: false,
+        imm,
+    }
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! UMR: masks, lists, checks, and the latency knob.
+
+use connectx::Scheme;
+use firmware_cmds::umr::{MkeyMask, UmrFlags};
+use firmware_cmds::wqe::WqeOpcode;
+use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess};
+
+use crate::rig::{data, mtt, raddr, Rig};
+
+const RW: MttAccess = MttAccess::READ_WRITE;
+const VA: u64 = 0x7f00_0000_1000;
+
+fn free_mkey(rig: &mut Rig, octwords: u32) -> Mkey {
+    let mut mkc = rig.mkc(AccessMode::Mtt);
+    mkc.translations_octword_size = octwords;
+    rig.create_mkey(&mkc, &[])
+}
+
+fn mkc_of(rig: &Rig, key: Mkey) -> Mkc {
+    rig.device.mkeys.get(key.index().get()).unwrap().mkc
+}
+
+#[test]
+fn only_fields_in_the_mask_change() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let key = free_mkey(&mut rig, 4);
+    let before = mkc_of(&rig, key);
+    let new = Mkc {
+        free: false,
+        len: 0x2000,
+        length64: true,
+        start_addr: firmware_cmds::Iova::new(0x5000),
+        log_page_size: LogPageSize::new(0x35).unwrap(),
+        ..Mkc::default()
+    };
+    let flags = UmrFlags::new();
+    let set = |rig: &mut Rig, mask| {
+        rig.umr_ok(key, flags, mask, &new, 0, &[]);
+        mkc_of(rig, key)
+    };
+    let mut expected = before;
+    assert_eq!(set(&mut rig, MkeyMask::new()), expected);
+    expected.len = 0x2000;
+    expected.length64 = true;
+    assert_eq!(set(&mut rig, MkeyMask::new().with_len(true)), expected);
+    // Bit 5 of the page size has a mask bit of its own: 12 becomes 0x15, then 0x35.
+    expected.log_page_size = LogPageSize::new(0x15).unwrap();
+    assert_eq!(
+        set(&mut rig, MkeyMask::new().with_page_size(true)),
+        expected
+    );
+    expected.log_page_size = LogPageSize::new(0x35).unwrap();
+    assert_eq!(
+        set(&mut rig, MkeyMask::new().with_page_size_5(true)),
+        expected
+    );
+    expected.access.remote_write = false;
+    assert_eq!(set(&mut rig, MkeyMask::new().with_rw(true)), expected);
+    expected.free = false;
+    assert_eq!(set(&mut rig, MkeyMask::new().with_free(true)), expected);
+    assert!(rig.violations().is_empty());
+}
+
+#[test]
+fn a_list_in_several_wqes_and_the_counts() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let key = free_mkey(&mut rig, 16);
+    let list: Vec<Mtt> = (1..=16).map(|n| mtt(n << 12, RW)).collect();
+    rig.umr_ok(
+        key,
+        UmrFlags::new(),
+        MkeyMask::new(),
+        &Mkc::default(),
+        0,
+        &list,
+    );
+    rig.umr_ok(
+        key,
+        UmrFlags::new(),
+        MkeyMask::new(),
+        &Mkc::default(),
+        16,
+        &list,
+    );
+    let none = [Mtt::NOT_PRESENT; 8];
+    rig.umr_ok(
+        key,
+        UmrFlags::new(),
+        MkeyMask::new(),
+        &Mkc::default(),
+        8,
+        &none,
+    );
+    let xlt = &rig.device.mkeys.get(key.index().get()).unwrap().xlt;
+    for index in 0..32_u64 {
+        let found: Mtt = xlt.entry(index).unwrap();
+        let expected = match index {
+            8..16 => Mtt::NOT_PRESENT,
+            _ => mtt((index % 16 + 1) << 12, RW),
+        };
+        assert_eq!(found, expected, "{index}");
+    }
+    assert_eq!(xlt.entry::<Mtt>(32), None);
+    let counters = rig.device.counters;
+    assert_eq!((counters.mtts_set, counters.mtts_cleared), (32, 8));
+    assert_eq!(counters.umr_xlt_updates, 3);
+}
+
+#[test]
+fn what_a_driver_must_not_do() {
+    let free = UmrFlags::new().with_check_free(true);
+    let not_free = UmrFlags::new().with_check_not_free(true);
+    let none = MkeyMask::new();
+    let unknown = MkeyMask::from_bits((1_u64 << 2).into());
+    let present = [mtt(0x1000, RW); 8];
+    type Case<'a> = (
+        &'a str,
+        UmrFlags,
+        MkeyMask,
+        u64,
+        &'a [Mtt],
+        fn(Mkey) -> Mkey,
+    );
+    let same: fn(Mkey) -> Mkey = |key| key;
+    let cases: [Case<'_>; 6] = [
+        ("the MKey is free", free, none, 0, &[], same),
+        ("unknown mask bits", not_free, unknown, 0, &[], same),
+        (
+            "beyond the translation table",
+            not_free,
+            none,
+            32,
+            &present,
+            same,
+        ),
+        ("unaligned", not_free, none, 2, &present, same),
+        ("unknown MKey", not_free, none, 0, &[], |key| {
+            Mkey::new(key.get() + 0x100)
+        }),
+        ("variant mismatch", not_free, none, 0, &[], |key| {
+            Mkey::new(key.get() ^ 1)
+        }),
+    ];
+    for (why, flags, mask, first, list, which) in cases {
+        let mut rig = Rig::new(Scheme::Memory);
+        let key = free_mkey(&mut rig, 4);
+        rig.post_umr(which(key), flags, mask, &Mkc::default(), first, list);
+        let done = rig.run();
+        assert_eq!((done[0].opcode, done[0].syndrome), (0xd, 2), "{why}");
+        let violations = rig.violations();
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        assert!(violations[0].contains(why), "{why}: {violations:?}");
+    }
+}
+
+#[test]
+fn enabling_an_mkey_that_is_not_free() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let mr = rig.mr(VA, 4, RW);
+    let flags = UmrFlags::new().with_check_not_free(true);
+    rig.post_umr(mr.key, flags, MkeyMask::new(), &Mkc::default(), 0, &[]);
+    assert_eq!(rig.run()[0].opcode, 0xd);
+    assert!(rig.violations()[0].contains("not free"));
+}
+
+#[test]
+fn a_range_longer_than_the_table() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let key = free_mkey(&mut rig, 1);
+    let mut mkc = rig.mkc(AccessMode::Mtt);
+    mkc.free = false;
+    mkc.len = 0x2001;
+    let mask = MkeyMask::new().with_free(true).with_len(true);
+    rig.post_umr(key, UmrFlags::new(), mask, &mkc, 0, &[]);
+    assert_eq!(rig.run()[0].opcode, 0xd);
+    assert!(rig.violations()[0].contains("beyond the translation table"));
+}
+
+#[test]
+fn delayed_umr_takes_effect_when_it_completes() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let (mut a, _b) = rig.rc_pair();
+    let src = rig.mr(VA, 8, RW);
+    let dst = rig.mr(2 * VA, 8, RW);
+    rig.device.knobs.umr_delay_ms = 100;
+    let zap = [Mtt::NOT_PRESENT; 8];
+    let flags = UmrFlags::new().with_check_free(true);
+    // Two of them: the latency of one must not be added to that of the next.
+    for _ in 0..2 {
+        rig.post_umr(dst.key, flags, MkeyMask::new(), &Mkc::default(), 0, &zap);
+    }
+    let mut body = raddr(dst.key, dst.va);
+    body.extend(data(src.key, src.va, 64));
+    rig.post(&mut a, WqeOpcode::RDMA_WRITE, 0, &body);
+    let done = rig.run();
+    assert_eq!(done.len(), 1, "the old translation still holds: {done:?}");
+    assert_eq!(done[0].send_opcode, 0x08);
+    assert_eq!(rig.run_after(99), []);
+    let done = rig.run_after(1);
+    assert_eq!(done.len(), 2);
+    assert!(done.iter().all(|c| c.send_opcode == 0x25 && c.opcode == 0));
+    rig.post(&mut a, WqeOpcode::RDMA_WRITE, 0, &body);
+    assert_eq!(rig.run(), []);
+    assert_eq!(rig.faults().len(), 1);
+}
+
+#[test]
+fn knobs_fail_and_drop() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let mr = rig.mr(VA, 8, RW);
+    let flags = UmrFlags::new();
+    rig.device.knobs.umr_drop_count = 1;
+    rig.post_umr(mr.key, flags, MkeyMask::new(), &Mkc::default(), 0, &[]);
+    assert_eq!(rig.run(), []);
+    rig.device.knobs.umr_fail_count = 1;
+    rig.post_umr(mr.key, flags, MkeyMask::new(), &Mkc::default(), 0, &[]);
+    assert_eq!(rig.run()[0].opcode, 0xd);
+    assert!(rig.violations().is_empty());
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Every field that the model knows lies where the kernel's `mlx5_ifc.h` puts it.
+
+use connectx::ifc::LAYOUTS;
+
+#[test]
+fn fields_lie_where_the_kernel_puts_them() {
+    let Some(oracle) = ifc_oracle::require_or_skip("fields_lie_where_the_kernel_puts_them") else {
+        return;
+    };
+    let mut wrong = Vec::new();
+    for (name, fields) in LAYOUTS {
+        let layout = match oracle.layout(&format!("mlx5_ifc_{name}_bits")) {
+            Ok(layout) => layout,
+            Err(error) => {
+                wrong.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        for (path, field) in *fields {
+            let place = (field.bit as u64, field.width as u64);
+            match layout.field(path) {
+                None => wrong.push(format!("{name}.{path}: not in the header")),
+                Some(real) if (real.offset, real.bits) != place => wrong.push(format!(
+                    "{name}.{path}: {place:?} here, {:?} in the header",
+                    (real.offset, real.bits)
+                )),
+                Some(_) => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
