@@ -226,7 +226,7 @@ fn check(
         );
         expect("number of bits", span.bits, u64::from(mask.count_ones()));
         if mask >> mask.trailing_zeros() != ones(span.bits) {
-            wrong.push(format!("{}: the mask {mask:#x} has holes", leaf.path));
+            wrong.push(format!("{}: the mask is {mask:#x}", leaf.path));
         }
         mask
     } else {
