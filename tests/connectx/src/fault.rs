@@ -16,7 +16,7 @@ use firmware_cmds::{
 };
 
 use crate::device::Device;
-use crate::event::Eqe;
+use crate::event::{event_type, Eqe};
 use crate::ids::{Qpn, Srqn};
 use crate::knobs::Scheme;
 use crate::mkey::{Missing, Target};
@@ -195,8 +195,10 @@ impl Device {
         }
     }
 
-    /// Records a stall and reports it.
-    pub(crate) fn stall(&mut self, stall: Stall) -> Token {
+    /// Records a stall and reports it; `None` if no event queue takes page faults, so
+    /// that nobody would ever resume it.
+    pub(crate) fn stall(&mut self, stall: Stall) -> Option<Token> {
+        self.events.queue_for(event_type::PAGE_FAULT)?;
         let scheme = self.fault_scheme();
         let token = self.faults.token();
         let fault = stall.report(scheme, token);
@@ -229,7 +231,7 @@ impl Device {
             sub_type: eqe.sub_type,
             data: eqe.data,
         });
-        token
+        Some(token)
     }
 
     /// Executes PAGE_FAULT_RESUME: the stall ends, and its access is retried or fails.

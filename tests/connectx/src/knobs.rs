@@ -63,7 +63,7 @@ macro_rules! knobs {
 }
 
 knobs! {
-    /// Milliseconds between the end of a UMR's work and its completion.
+    /// Milliseconds by which a UMR takes effect, and completes, late.
     umr_delay_ms,
     /// Fail this many UMR WQEs from now on with an error completion.
     umr_fail_count,

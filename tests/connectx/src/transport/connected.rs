@@ -389,67 +389,69 @@ impl Device {
         kind: StallKind,
         obstacle: Obstacle,
     ) -> Outcome {
-        match obstacle {
-            Obstacle::Fault(target, missing) => {
-                let mtu = self.qps.get(qpn).map_or(0, Qp::mtu);
-                Outcome::Stalled(self.stall(Stall {
-                    qpn,
-                    requester: qpn,
-                    kind,
-                    wqe_index: op.request.index,
-                    target,
-                    missing,
-                    mtu,
-                }))
-            }
-            Obstacle::Denied(..) | Obstacle::Dma(..) => {
-                self.report_obstacle(qpn, obstacle);
-                Outcome::Failed(Failure::local(syndrome::LOCAL_PROT))
+        if let Obstacle::Fault(target, missing) = obstacle {
+            let stalled = self.stall(Stall {
+                qpn,
+                requester: qpn,
+                kind,
+                wqe_index: op.request.index,
+                target,
+                missing,
+                mtu: self.qps.get(qpn).map_or(0, Qp::mtu),
+            });
+            if let Some(token) = stalled {
+                return Outcome::Stalled(token);
             }
         }
+        self.report_obstacle(qpn, obstacle);
+        Outcome::Failed(Failure::local(syndrome::LOCAL_PROT))
     }
 
     /// The responder's memory is in the way.
     fn responder_blocked(&mut self, path: Path, kind: StallKind, obstacle: Obstacle) -> Outcome {
-        let Obstacle::Fault(target, missing) = obstacle else {
-            self.report_obstacle(path.peer, obstacle);
-            let (syndrome, receive, event) = match kind {
-                StallKind::Rdma => (
-                    syndrome::REMOTE_ACCESS,
-                    None,
-                    Some(event_type::WQ_ACCESS_ERROR),
-                ),
-                _ => (syndrome::REMOTE_OP, Some(syndrome::LOCAL_PROT), None),
-            };
-            return Outcome::Failed(Failure {
-                syndrome,
-                peer: Some(PeerFailure {
-                    qpn: path.peer,
-                    receive,
-                    event,
-                }),
+        if let Obstacle::Fault(target, missing) = obstacle {
+            let peer = self.qps.get(path.peer);
+            let bound = peer.and_then(|peer| peer.rq.bound.as_ref());
+            let stalled = self.stall(Stall {
+                qpn: path.peer,
+                requester: path.qpn,
+                kind,
+                wqe_index: bound.map_or(0, |receive| receive.index),
+                target,
+                missing,
+                mtu: peer.map_or(0, Qp::mtu),
             });
+            if let Some(token) = stalled {
+                return Outcome::Stalled(token);
+            }
+        }
+        self.report_obstacle(path.peer, obstacle);
+        let (syndrome, receive, event) = match kind {
+            StallKind::Rdma => (
+                syndrome::REMOTE_ACCESS,
+                None,
+                Some(event_type::WQ_ACCESS_ERROR),
+            ),
+            _ => (syndrome::REMOTE_OP, Some(syndrome::LOCAL_PROT), None),
         };
-        let (wqe_index, mtu) = self.qps.get(path.peer).map_or((0, 0), |peer| {
-            let index = peer.rq.bound.as_ref().map_or(0, |receive| receive.index);
-            (index, peer.mtu())
-        });
-        Outcome::Stalled(self.stall(Stall {
-            qpn: path.peer,
-            requester: path.qpn,
-            kind,
-            wqe_index,
-            target,
-            missing,
-            mtu,
-        }))
+        Outcome::Failed(Failure {
+            syndrome,
+            peer: Some(PeerFailure {
+                qpn: path.peer,
+                receive,
+                event,
+            }),
+        })
     }
 
     /// Writes down why an access was refused. A valid translation to memory that is gone
     /// is the one thing that a driver must never leave behind.
     fn report_obstacle(&mut self, qpn: Qpn, obstacle: Obstacle) {
         match obstacle {
-            Obstacle::Fault(..) => {}
+            Obstacle::Fault(target, missing) => self.journal.note(format_args!(
+                "QP {qpn}: {:?} through MKey {} at {:#x}: page fault that no event queue takes",
+                target.access, missing.key, missing.va
+            )),
             Obstacle::Denied(target, denied) => self.journal.note(format_args!(
                 "QP {qpn}: {:?} through MKey {} at {:#x}+{:#x}: {denied}",
                 target.access, target.key, target.va, target.len

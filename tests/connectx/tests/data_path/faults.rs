@@ -398,3 +398,14 @@ fn access_after_destroy_is_a_protection_error() {
     assert_eq!(kinds(&t.rig.resume(&fault, false)), [(0xd, 0x13)]);
     assert!(t.rig.violations().is_empty());
 }
+
+#[test]
+fn a_fault_that_nobody_would_hear_of_is_a_protection_error() {
+    let mut t = pair(Scheme::Memory, true, false);
+    for eq in t.rig.device.events.queues.values_mut() {
+        eq.mask = [0; 4];
+    }
+    post_rdma(&mut t, WqeOpcode::RDMA_WRITE);
+    assert_eq!(kinds(&t.rig.run()), [(0xd, 0x13)]);
+    assert!(t.rig.device.faults.is_empty());
+}
