@@ -79,7 +79,10 @@ fn the_port_is_active() {
     assert_eq!(vport::LID.get(context), 1);
     let gid = rig.command(&command(0x764, 0, 16), 32);
     assert_eq!(gid.output[0x10..0x20], connectx::caps::GID);
-    assert_eq!(gid.output[0x18..0x20], vport::PORT_GUID.get(context).to_be_bytes());
+    assert_eq!(
+        gid.output[0x18..0x20],
+        vport::PORT_GUID.get(context).to_be_bytes()
+    );
 }
 
 #[test]

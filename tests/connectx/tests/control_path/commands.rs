@@ -19,7 +19,11 @@ fn output_over_several_mailboxes_is_whole() {
     let answer = rig.command(&command(0x100, 1, 16), 4112);
     assert_eq!(answer.delivery, 0);
     assert_eq!(answer.status(), 0);
-    let caps = rig.device.hca.current().get(connectx::caps::CapType::General);
+    let caps = rig
+        .device
+        .hca
+        .current()
+        .get(connectx::caps::CapType::General);
     assert_eq!(answer.output[0x10..0x110], caps[..]);
     assert!(answer.output[0x110..].iter().all(|&byte| byte == 0));
 }
@@ -29,7 +33,11 @@ fn input_over_several_mailboxes_is_whole() {
     let mut rig = Rig::new();
     rig.command(&command(0x104, 0, 16), 12);
     let mut input = command(0x109, 0, 4112);
-    let caps = *rig.device.hca.current().get(connectx::caps::CapType::General);
+    let caps = *rig
+        .device
+        .hca
+        .current()
+        .get(connectx::caps::CapType::General);
     input[0x10..0x110].copy_from_slice(&caps);
     assert_eq!(rig.command(&input, 16).status(), 0);
     // The last byte of the capabilities lies in the first mailbox, at its byte 255.
