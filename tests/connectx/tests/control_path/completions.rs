@@ -70,7 +70,7 @@ impl Queue {
     fn counter(&self, index: u64) -> Option<u16> {
         let entry = self.rig.entry(self.ring, index % SIZE);
         let valid = entry[0x3f] >> 4 != cqe_opcode::INVALID;
-        (valid && u64::from(entry[0x3f] & 1) == index / SIZE & 1)
+        (valid && u64::from(entry[0x3f] & 1) == (index / SIZE) & 1)
             .then(|| u16::from_be_bytes([entry[0x3c], entry[0x3d]]))
     }
 }

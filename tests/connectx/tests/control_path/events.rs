@@ -53,7 +53,7 @@ impl Queue {
     fn event(&self, index: u64) -> Option<u32> {
         let entry = self.rig.entry(self.ring, index % SIZE);
         let owner = u64::from(entry[0x3f]);
-        if owner != index / SIZE & 1 {
+        if owner != (index / SIZE) & 1 {
             return None;
         }
         assert_eq!((entry[1], entry[3]), (event_type::PAGE_FAULT, 2));
