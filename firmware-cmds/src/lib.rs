@@ -9,7 +9,30 @@
 //! [`Wire::emit`] writes every byte. Both sides of the device use the same definitions: the driver
 //! encodes what the device model decodes, and the reverse.
 //!
-//! The crate needs neither `std` nor `alloc`, holds no `unsafe` code, and no input makes it panic.
+//! The crate needs neither `std` nor `alloc` and holds no `unsafe` code. No bytes make a parser
+//! panic and no value `emit`. (The setters of a layout's words, which `bitfield` makes, panic on a
+//! number of too many bits; the fields of a value cannot hold such a number.)
+//!
+//! ```
+//! use firmware_cmds::{Eqe, EventType, PageFault, Wire};
+//!
+//! // What the device wrote: a read of 4 KiB through MKey 0xa15c found nothing there.
+//! let mut entry = [0; Eqe::LEN];
+//! entry[1] = EventType::PAGE_FAULT.0;
+//! entry[3] = 2; // memory scheme
+//! entry[0x20..0x3c].copy_from_slice(&[
+//!     0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, // last; token 7
+//!     0, 0, 0x10, 0, 0, 0, 0xa1, 0x5c, // one page, the key
+//!     0, 0, 0x7f, 0x12, 0x34, 0x56, 0x70, 0, // the address
+//! ]);
+//! let fault = PageFault::from_eqe(&Eqe::parse(&entry)?)?;
+//! assert!(matches!(fault, PageFault::Memory(memory) if memory.demand_bytes() == 4096));
+//!
+//! // What the driver answers once the page is there.
+//! let command = fault.resume(false).to_bytes();
+//! assert_eq!(command, [2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Glossary
 //!

@@ -9,6 +9,8 @@
 //! Source: PRM "Page Fault Event"; kernel `struct mlx5_eqe_page_fault`, `MLX5_PFAULT_SUBTYPE_*`,
 //! `enum wqe_page_fault_type`, `odp.c:mlx5_ib_eq_pf_process`.
 
+use core::fmt;
+
 use bitfield_struct::bitfield;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::FromZeros;
@@ -528,3 +530,24 @@ impl PageFaultError {
         }
     }
 }
+
+impl fmt::Display for PageFaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::EventType(EventType(event_type)) => {
+                write!(f, "event of type {event_type:#x} is no page fault")
+            }
+            Self::SubType(sub_type) => write!(f, "page fault of sub-type {sub_type:#x}"),
+            Self::WqeType {
+                fault_type,
+                wq_number,
+                token,
+            } => write!(
+                f,
+                "WQE page fault of type {fault_type:#x} on work queue {wq_number:#x}, token {token:#x}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for PageFaultError {}
