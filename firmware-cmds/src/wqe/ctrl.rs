@@ -133,7 +133,7 @@ pub enum CompletionMode {
     /// Only if it fails.
     #[default]
     OnError,
-    /// If it fails, or the first of its queue to do so.
+    /// Only if it is the first of its queue to fail.
     OnFirstError,
     /// Always (kernel: `MLX5_WQE_CTRL_CQ_UPDATE`).
     Always,
