@@ -14,11 +14,13 @@ use crate::{
     Entry, Geometry, Host, Indices, Need, Proof, RangeError, Sequence, Shared, Stuck, Window,
 };
 
-/// How often a window, and a range of several windows, is tried before giving up.
-///
-/// Each round of a window means an invalidation between its range fault and the
-/// lock, or a host that was busy for as long as it waits.
+/// How often a window is tried while invalidations come between its range fault and
+/// the lock.
 pub const ATTEMPTS: u32 = 32;
+
+/// How often a window is tried while the host is busy for as long as it waits. The
+/// kernel waits for a second.
+pub const BUSY_ATTEMPTS: u32 = 4;
 
 /// How often a range of several windows is tried as a whole.
 const PASSES: u32 = 4;
@@ -36,7 +38,7 @@ pub enum FaultError<E> {
     Stuck,
     /// There is nothing to fault.
     Empty,
-    /// Invalidations won every time.
+    /// Invalidations won every time, or the host stayed busy.
     Busy,
     /// The memory manager refused.
     Host(E),
@@ -225,10 +227,17 @@ fn fault_window<'h, H: Host>(
     need: Need,
     scratch: &mut [Entry],
 ) -> Result<(H::Shared<'h>, Sequence), FaultError<H::Error>> {
+    let mut busy = 0;
     for _ in 0..ATTEMPTS {
         let snapshot = match Snapshot::take(host, geometry, window.clone(), need, scratch) {
             Ok(snapshot) => snapshot,
-            Err(RangeError::Busy) => continue,
+            Err(RangeError::Busy) => {
+                busy += 1;
+                if busy == BUSY_ATTEMPTS {
+                    break;
+                }
+                continue;
+            }
             Err(RangeError::Failed(error)) => return Err(FaultError::Host(error)),
         };
         let mut shared = host.lock();

@@ -47,7 +47,7 @@ mod host;
 mod invalidate;
 
 pub use entry::{Entry, Order, Pfn, Stuck};
-pub use fault::{fault, FaultError, Faulted, Snapshot, Stale, Valid, ATTEMPTS};
+pub use fault::{fault, FaultError, Faulted, Snapshot, Stale, Valid, ATTEMPTS, BUSY_ATTEMPTS};
 pub use geometry::{Geometry, GeometryError, Index, Indices, Span, Window, CHUNK_PAGES};
 pub use host::{DmaAddress, DmaMap, Host, Need, Proof, RangeError, Sequence, Shared};
 pub use invalidate::{invalidate, map, release, unmap, Device, Invalidated};
