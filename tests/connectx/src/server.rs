@@ -11,7 +11,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -385,16 +385,15 @@ impl Connectx {
             mut backend,
             server,
         } = self;
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let violation = sender.clone();
+        let (sender, receiver) = mpsc::channel();
         let engine = Arc::clone(&shared);
-        thread::spawn(move || violation.send(Ok(Outcome::Violation(engine.work()))));
-        thread::spawn(move || {
-            let ended = server
-                .run(&mut backend)
-                .map(|()| Outcome::Disconnected)
-                .map_err(|error| format!("connection to QEMU: {error}"));
-            sender.send(ended)
+        report(&sender, "engine", move || {
+            Ok(Outcome::Violation(engine.work()))
+        });
+        report(&sender, "server", move || match server.run(&mut backend) {
+            Ok(()) => Ok(Outcome::Disconnected),
+            Err(error) if is_disconnect(&error) => Ok(Outcome::Disconnected),
+            Err(error) => Err(format!("connection to QEMU: {error}")),
         });
         let outcome = receiver
             .recv()
@@ -407,6 +406,35 @@ impl Connectx {
             None => outcome,
         }
     }
+}
+
+/// Runs `work` in a thread and sends how it ended, a panic included.
+fn report(
+    sender: &mpsc::Sender<Result<Outcome, String>>,
+    name: &'static str,
+    work: impl FnOnce() -> Result<Outcome, String> + Send + 'static,
+) {
+    let sender = sender.clone();
+    thread::spawn(move || {
+        let ended = thread::spawn(work)
+            .join()
+            .unwrap_or_else(|_| Err(format!("the {name} thread panicked")));
+        // Nobody listens once the other thread ended.
+        let _ = sender.send(ended);
+    });
+}
+
+/// Whether QEMU went away in the middle of something: killed, not closed.
+fn is_disconnect(error: &vfio_user::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let kind = match error {
+        vfio_user::Error::StreamRead(error) | vfio_user::Error::StreamWrite(error) => error.kind(),
+        vfio_user::Error::ReceiveWithFd(error) | vfio_user::Error::SendWithFd(error) => {
+            io::Error::from_raw_os_error(error.errno()).kind()
+        }
+        _ => return false,
+    };
+    matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn serve_client(shared: &Shared, stream: UnixStream) {

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The vfio-user server, driven by a client in QEMU's place.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use connectx::ifc::eqc;
+use connectx::server::{Connectx, Outcome};
+use connectx::{Journal, Knobs};
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+};
+use vfio_user::Client;
+
+const MEMORY: u64 = 1 << 20;
+/// Where the guest's memory lies in the device's address space: anywhere.
+const IOVA: u64 = 0x7000_0000;
+const QUEUE: u64 = 0x1000;
+const RING: u64 = 0x4000;
+const MAILBOX: u64 = 0x8000;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory of its own, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("connectx-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A client with memory, and the server it talks to.
+struct Guest {
+    client: Client,
+    memory: File,
+    ended: mpsc::Receiver<Result<Outcome, String>>,
+    scratch: Scratch,
+}
+
+impl Guest {
+    fn start(name: &str, strict: bool) -> Self {
+        let scratch = Scratch::new(name);
+        let socket = scratch.path("vfio");
+        let connectx = Connectx::listen(&socket, Journal::default(), Knobs::default(), strict)
+            .expect("the socket is new");
+        connectx.control(&scratch.path("control")).unwrap();
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(connectx.run(|_| {})));
+        let memory = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(scratch.path("memory"))
+            .unwrap();
+        memory.set_len(MEMORY).unwrap();
+        let mut client = Client::new(&socket).unwrap();
+        client.dma_map(0, IOVA, MEMORY, memory.as_raw_fd()).unwrap();
+        let mut guest = Self {
+            client,
+            memory,
+            ended,
+            scratch: scratch,
+        };
+        guest.write32(0x10, 0);
+        guest.write32(0x14, u32::try_from(IOVA + QUEUE).unwrap());
+        guest
+    }
+
+    fn write32(&mut self, offset: u64, value: u32) {
+        self.client
+            .region_write(VFIO_PCI_BAR0_REGION_INDEX, offset, &value.to_be_bytes())
+            .unwrap();
+    }
+
+    fn read32(&mut self, offset: u64) -> u32 {
+        let mut word = [0; 4];
+        self.client
+            .region_read(VFIO_PCI_BAR0_REGION_INDEX, offset, &mut word)
+            .unwrap();
+        u32::from_be_bytes(word)
+    }
+
+    /// Rings for a command of up to 16 bytes, plus one mailbox.
+    fn post(&mut self, input: &[u8]) {
+        let inline = input.len().min(16);
+        let mut entry = [0; 64];
+        entry[0] = 7;
+        entry[4..8].copy_from_slice(&u32::try_from(input.len()).unwrap().to_be_bytes());
+        entry[8..16].copy_from_slice(&(IOVA + MAILBOX).to_be_bytes());
+        entry[16..16 + inline].copy_from_slice(&input[..inline]);
+        entry[56..60].copy_from_slice(&16_u32.to_be_bytes());
+        entry[63] = 1;
+        self.memory.write_all_at(&input[inline..], MAILBOX).unwrap();
+        self.memory.write_all_at(&entry, QUEUE).unwrap();
+        self.write32(0x18, 1);
+    }
+
+    /// Executes a command and returns word 8 of its output.
+    fn command(&mut self, input: &[u8]) -> u32 {
+        self.post(input);
+        let start = Instant::now();
+        let mut entry = [0; 64];
+        loop {
+            self.memory.read_exact_at(&mut entry, QUEUE).unwrap();
+            if entry[63] & 1 == 0 {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "the command never completed");
+            thread::yield_now();
+        }
+        assert_eq!((entry[63], entry[32]), (0, 0));
+        u32::from_be_bytes(entry[40..44].try_into().unwrap())
+    }
+
+    /// Listens to one MSI-X vector.
+    fn listen(&mut self, vector: u32) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.client
+            .set_irqs(
+                VFIO_PCI_MSIX_IRQ_INDEX,
+                VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+                vector,
+                1,
+                &[theirs.as_raw_fd()],
+            )
+            .unwrap();
+        ours
+    }
+
+    fn end(self) -> Result<Outcome, String> {
+        self.client.shutdown().unwrap();
+        self.ended.recv_timeout(PATIENCE).expect("the run ends")
+    }
+}
+
+fn command(opcode: u16, len: usize) -> Vec<u8> {
+    let mut input = vec![0; len];
+    input[..2].copy_from_slice(&opcode.to_be_bytes());
+    input
+}
+
+fn fired(listener: &mut UnixStream) -> bool {
+    let mut count = [0; 8];
+    listener.read_exact(&mut count).is_ok()
+}
+
+#[test]
+fn commands_events_and_vectors_that_come_one_by_one() {
+    let mut guest = Guest::start("events", true);
+    let msix = guest.client.get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX).unwrap();
+    assert_eq!(msix.flags & VFIO_IRQ_INFO_NORESIZE, 0);
+    assert_eq!(guest.read32(4) >> 16, 5);
+
+    let mut first = guest.listen(0);
+    let uar = guest.command(&command(0x802, 16));
+    let mut input = command(0x301, 0x118);
+    let context = &mut input[0x10..0x50];
+    eqc::LOG_EQ_SIZE.set(context, 6);
+    eqc::UAR_PAGE.set(context, uar.into());
+    eqc::INTR.set(context, 7);
+    input[0x58..0x60].copy_from_slice(&(1_u64 << 0xa).to_be_bytes());
+    input[0x110..0x118].copy_from_slice(&(IOVA + RING).to_be_bytes());
+    let eqn = guest.command(&input);
+    // A vector far beyond those set so far.
+    let mut seventh = guest.listen(7);
+    guest.write32(u64::from(uar) * 4096 + 0x40, eqn << 24);
+    guest.command(&command(0x800, 16));
+    assert!(fired(&mut seventh));
+    let mut entry = [0; 64];
+    guest.memory.read_exact_at(&mut entry, RING).unwrap();
+    assert_eq!((entry[1], entry[0x3f]), (0xa, 0));
+    first
+        .set_read_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
+    assert!(!fired(&mut first));
+    assert_eq!(guest.end(), Ok(Outcome::Disconnected));
+}
+
+#[test]
+fn access_after_unmap_ends_a_strict_run() {
+    let mut guest = Guest::start("unmap", true);
+    guest.command(&command(0x800, 16));
+    guest.client.dma_unmap(IOVA, MEMORY).unwrap();
+    guest.write32(0x18, 1);
+    assert_eq!(
+        guest.ended.recv_timeout(PATIENCE).unwrap(),
+        Ok(Outcome::Violation(
+            "command slot 0: IOVA 0x70001000 is not mapped".to_owned()
+        ))
+    );
+}
+
+#[test]
+fn memory_in_pages_of_one_file() {
+    let mut guest = Guest::start("pages", true);
+    guest.client.dma_unmap(IOVA, MEMORY).unwrap();
+    // As an IOMMU does it: scattered pages, in another order than in memory.
+    for (page, iova) in [
+        (QUEUE, 0x9000_0000_u64),
+        (MAILBOX, 0x1000),
+        (RING, 0x9000_1000),
+    ] {
+        guest
+            .client
+            .dma_map(page, iova, 4096, guest.memory.as_raw_fd())
+            .unwrap();
+    }
+    guest.write32(0x14, 0x9000_0000);
+    assert_ne!(guest.command(&command(0x800, 16)), 0);
+    assert_eq!(guest.end(), Ok(Outcome::Disconnected));
+}
+
+#[test]
+fn function_level_reset_drops_everything() {
+    let mut guest = Guest::start("flr", false);
+    guest.command(&command(0x800, 16));
+    let control = guest.control(r#"{"cmd":"objects"}"#);
+    assert!(control.contains(r#""pd":1"#), "{control}");
+    guest
+        .client
+        .region_write(
+            VFIO_PCI_CONFIG_REGION_INDEX,
+            0x48,
+            &0x8000_u16.to_le_bytes(),
+        )
+        .unwrap();
+    let control = guest.control(r#"{"cmd":"objects"}"#);
+    assert!(control.contains(r#""pd":0"#), "{control}");
+    // And the other way to reset.
+    guest.client.reset().unwrap();
+    assert_eq!(guest.end(), Ok(Outcome::Disconnected));
+}
+
+impl Guest {
+    fn control(&self, line: &str) -> String {
+        ask(&self.scratch.path("control"), line)
+    }
+}
+
+fn ask(path: &Path, line: &str) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    writeln!(stream, "{line}").unwrap();
+    let mut reply = String::new();
+    BufReader::new(stream).read_line(&mut reply).unwrap();
+    reply
+}
+
+#[test]
+fn a_socket_that_exists_is_refused() {
+    let scratch = Scratch::new("exists");
+    let socket = scratch.path("vfio");
+    File::create(&socket).unwrap();
+    let error = Connectx::listen(&socket, Journal::default(), Knobs::default(), false)
+        .err()
+        .expect("refused");
+    assert!(error.contains("exists"), "{error}");
+    let nowhere = scratch.path("no/such/directory");
+    assert!(Connectx::listen(&nowhere, Journal::default(), Knobs::default(), false).is_err());
+}
