@@ -84,12 +84,12 @@ def faults(before, after):
 
 def rdma_statistics(dev):
     """The sums of the statistics of the ODP MRs that live on DEV, {} without any."""
-    out = subprocess.run(["rdma", "-j", "statistic", "show", "mr", "dev", dev],
+    out = subprocess.run(["rdma", "-j", "statistic", "show", "mr"],
                          capture_output=True, text=True, check=False).stdout
     sums = {}
     for mr in json.loads(out or "[]"):
         for name, value in mr.items():
-            if name.startswith("page_"):
+            if mr["ifname"] == dev and name.startswith("page_"):
                 sums[name] = sums.get(name, 0) + value
     return sums
 

@@ -95,15 +95,16 @@ void device_counters(struct device_counters *c)
 
 void mr_statistics(const char *dev, struct mr_statistics *s)
 {
-	char cmd[128], line[4096];
+	char line[4096], name[96];
 	char *out = NULL, *entry, *end;
 	size_t len = 0, size = 0;
 	uint64_t value;
 	FILE *pipe;
 
 	memset(s, 0, sizeof(*s));
-	snprintf(cmd, sizeof(cmd), "rdma -j statistic show mr dev %s 2>/dev/null", dev);
-	pipe = popen(cmd, "re");
+	/* `rdma` has no filter by device here. */
+	snprintf(name, sizeof(name), "\"ifname\":\"%s\"", dev);
+	pipe = popen("rdma -j statistic show mr 2>/dev/null", "re");
 	if (!pipe)
 		return;
 	while (fgets(line, sizeof(line), pipe)) {
@@ -126,7 +127,7 @@ void mr_statistics(const char *dev, struct mr_statistics *s)
 		if (!end)
 			break;
 		*end = '\0';
-		if (!devctl_number(entry, "page_faults", &value))
+		if (!strstr(entry, name) || !devctl_number(entry, "page_faults", &value))
 			continue;
 		s->valid = true;
 		s->mrs++;

@@ -133,11 +133,12 @@ static void victim_setup(struct victim *v, const char *dev)
 	pair_create(&v->pair, &v->dev, 4, 21);
 }
 
-static void victim_write(struct victim *v)
+static void victim_write(struct victim *v, size_t off)
 {
 	struct transfer_op op = {
 		.opcode = IBV_WR_RDMA_WRITE, .local = v->src, .length = OP_LEN,
-		.lkey = v->src_mr->lkey, .remote = (uintptr_t)v->mem, .rkey = v->mr->rkey,
+		.lkey = v->src_mr->lkey, .remote = (uintptr_t)v->mem + off,
+		.rkey = v->mr->rkey,
 	};
 
 	if (pair_post(&v->pair, &op))
@@ -157,22 +158,22 @@ static void victim_main(const char *dev, enum stall stall, int sock)
 		fd = uffd_hold(v.mem, LEN);
 		tell(sock, fd);
 		close(fd);
-		victim_write(&v);
+		victim_write(&v, 0);
 		break;
 	case STALL_UFFD_CHILD:
 		fd = uffd_hold(v.mem, LEN);
-		victim_write(&v);
+		victim_write(&v, 0);
 		if (!uffd_wait(fd, 10000))
 			die("the device does not fault");
 		tell(sock, -1);
 		break;
 	case STALL_UMR_FAULT:
 		set_umr_delay(UMR_DELAY_MS);
-		victim_write(&v);
+		victim_write(&v, 0);
 		tell(sock, -1);
 		break;
 	case STALL_UMR_INVALIDATION:
-		victim_write(&v);
+		victim_write(&v, 0);
 		if (!pair_poll(&v.pair, REQUESTER, &wc, 10) || wc.status)
 			die("the first WRITE failed");
 		set_umr_delay(UMR_DELAY_MS);
@@ -283,13 +284,13 @@ static void *drop_thread(void *arg)
 {
 	struct victim *v = arg;
 
-	madvise(v->mem, LEN, MADV_DONTNEED);
+	madvise(v->mem, LEN / 2, MADV_DONTNEED);
 	return NULL;
 }
 
 /*
- * Not a kill: a fault that has to wait longer than HMM's second for an invalidation
- * whose UMR is slow. Tells how the access ends.
+ * Not a kill: a fault on one half of an MR that has to wait longer than HMM's second
+ * for the invalidation of the other half, whose UMR is slow. Tells how the access ends.
  */
 static void slow_invalidation(const char *dev)
 {
@@ -302,7 +303,7 @@ static void slow_invalidation(const char *dev)
 	report_begin(&r, "kill");
 	report_str(&r, "case", "umr-delay-fault-during-invalidation");
 	victim_setup(&v, dev);
-	victim_write(&v);
+	victim_write(&v, 0);
 	if (!pair_poll(&v.pair, REQUESTER, &wc, 10) || wc.status)
 		die("the first WRITE failed");
 	set_umr_delay(UMR_DELAY_MS);
@@ -310,7 +311,7 @@ static void slow_invalidation(const char *dev)
 	if (pthread_create(&thread, NULL, drop_thread, &v))
 		die("pthread_create failed");
 	sleep_ms(100);
-	victim_write(&v);
+	victim_write(&v, LEN / 2);
 	if (!pair_poll(&v.pair, REQUESTER, &wc, 20)) {
 		report_str(&r, "local", "timeout");
 		report_fail(&r, "no completion within 20 s");
@@ -323,7 +324,7 @@ static void slow_invalidation(const char *dev)
 	sleep_ms(50);
 	report_str(&r, "local_qp", qp_state_name(pair_state(&v.pair, REQUESTER)));
 	report_str(&r, "remote_qp", qp_state_name(pair_state(&v.pair, RESPONDER)));
-	if (wc.status == IBV_WC_SUCCESS && memcmp(v.mem, v.src, OP_LEN))
+	if (wc.status == IBV_WC_SUCCESS && memcmp(v.mem + LEN / 2, v.src, OP_LEN))
 		report_fail(&r, "success, but the data is not there");
 	pair_destroy(&v.pair);
 	ibv_dereg_mr(v.mr);
