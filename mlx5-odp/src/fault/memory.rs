@@ -40,11 +40,11 @@ fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault) -> Result<(), Not
         fault.demand_bytes() + fault.post_demand_bytes(),
     );
 
+    // What surrounds the demanded pages is a suggestion, and may fail. It is asked for as one, with
+    // the access of most of its pages: what is special about a page is for its own fault to find.
+    let access = Intent::of(placement.writable);
     match window {
-        // What surrounds the demanded pages is a suggestion, and may fail.
-        Some(window)
-            if window != demanded && demand(driver, &region, window, Intent::Unknown).is_ok() =>
-        {
+        Some(window) if window != demanded && demand(driver, &region, window, access).is_ok() => {
             Ok(())
         }
         _ => demand(driver, &region, demanded, Intent::Unknown),
