@@ -7,5 +7,6 @@ mod faults;
 mod malformed;
 mod messages;
 mod rig;
+mod stress;
 mod umr;
 mod walk;
