@@ -6,7 +6,7 @@
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 export GUEST=/project/tests/testbed/guest
-export PATH="$GUEST/bin:$PATH"
+export PATH="$GUEST/bin:$PATH" CONFORMANCE_BIN=/modules/conformance
 
 mkdir -p /dev/pts /dev/shm /dev/virtio-ports
 mount -t devpts devpts /dev/pts
@@ -52,5 +52,19 @@ echo loaded >&3
 cd /root || exit
 sh /job/cmd.sh < /dev/null \
 	> /dev/virtio-ports/testbed.stdout 2> /dev/virtio-ports/testbed.stderr
-echo "exit $?" >&3
+status=$?
+
+# The debug kernel: what nobody refers to any more is a leak.
+if [ -e /sys/kernel/debug/kmemleak ]; then
+	# Twice: what was allocated just now is not reported at first.
+	echo scan > /sys/kernel/debug/kmemleak
+	sleep 6
+	echo scan > /sys/kernel/debug/kmemleak
+	if [ -s /sys/kernel/debug/kmemleak ] && grep -q . /sys/kernel/debug/kmemleak; then
+		cat /sys/kernel/debug/kmemleak > /dev/virtio-ports/testbed.stderr
+		echo "fail kmemleak found unreferenced objects" >&3
+		off
+	fi
+fi
+echo "exit $status" >&3
 off

@@ -123,28 +123,34 @@ fn in_order(dep: &str, modules: &[&str]) -> Result<Vec<String>> {
 
 /// The archive for the stock kernel of `root`.
 pub(crate) fn ensure(cache: &Cache, root: &Root) -> Result<Ready> {
+    let modules = root.tree().join("usr/lib/modules").join(root.release());
+    let dep = fs::read_to_string(modules.join("modules.dep"))?;
+    let files = in_order(&dep, &MODULES)?;
+    let files: Vec<_> = files.iter().map(|path| modules.join(path)).collect();
+    step(cache, root, "initramfs", &files)
+}
+
+/// The archive for the debug kernel, which has built in what it takes.
+pub(crate) fn ensure_debug(cache: &Cache, root: &Root) -> Result<Ready> {
+    step(cache, root, "initramfs-debug", &[])
+}
+
+fn step(cache: &Cache, root: &Root, name: &'static str, modules: &[PathBuf]) -> Result<Ready> {
     let recipe = Recipe {
-        name: "initramfs",
+        name,
         title: "initramfs",
-        made_from: json!({ "recipe": 1, "root": root.id(), "init": INIT, "modules": MODULES }),
+        made_from: json!({ "recipe": 1, "root": root.id(), "init": INIT }),
         disk: 64,
         holds: &[ARCHIVE],
     };
     cache.step(&recipe, |dir, _| {
-        let modules = root.tree().join("usr/lib/modules").join(root.release());
-        let dep = fs::read_to_string(modules.join("modules.dep"))?;
-        let files = in_order(&dep, &MODULES)?
-            .iter()
-            .map(|path| modules.join(path))
-            .collect::<Vec<_>>();
-        let archive = base(root.tree(), &files)?;
-        fs::write(dir.join(ARCHIVE), archive)?;
+        fs::write(dir.join(ARCHIVE), base(root.tree(), modules)?)?;
         Ok(json!({}))
     })
 }
 
 /// The base archive with the given modules, to be loaded in order.
-pub(crate) fn base(tree: &Path, modules: &[PathBuf]) -> Result<Vec<u8>> {
+fn base(tree: &Path, modules: &[PathBuf]) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
     for dir in ["dev", "proc", "sys", "bin", "m", "ro", "rw", "new"] {
         cpio.dir(dir);

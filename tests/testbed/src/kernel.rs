@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Result};
+use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
 use crate::cache::{Cache, Ready, Recipe};
@@ -20,24 +20,29 @@ use crate::root::Root;
 /// architectures, and C files of subsystems that are not rebuilt. Kconfig files
 /// and headers stay.
 const LEAVE_OUT: &[&str] = &[
-    "*/tools/testing/*",
-    "*/tools/perf/*",
-    "*/Documentation/*.rst",
-    "*/Documentation/*.yaml",
-    "*/Documentation/*.txt",
-    "*/Documentation/*.svg",
-    "*/arch/*/boot/dts/*",
-    "*/drivers/gpu/drm/amd/include/asic_reg/*",
-    "*/sound/*.c",
-    "*/fs/*.c",
-    "*/net/*.c",
-    "*/mm/*.c",
-    "*/crypto/*.c",
-    "*/drivers/[a-hj-mo-z]*.c",
-    "*/drivers/i[a-mo-z]*.c",
-    "*/drivers/n[a-df-z]*.c",
-    "*/drivers/net/[a-df-z]*.c",
-    "*/drivers/net/ethernet/[a-ln-z]*.c",
+    "arch/[a-wyz]*.[chS]",
+    "arch/[a-wyz]*.dts*",
+    "block/*.c",
+    "crypto/*.c",
+    "Documentation/*.rst",
+    "Documentation/*.svg",
+    "Documentation/*.txt",
+    "Documentation/*.yaml",
+    "drivers/[a-hj-mo-z]*.c",
+    "drivers/gpu/drm/amd/include/asic_reg/*",
+    "drivers/i[a-mo-z]*.c",
+    "drivers/input/*.c",
+    "drivers/interconnect/*.c",
+    "drivers/n[a-df-z]*.c",
+    "drivers/net/[a-df-z]*.c",
+    "drivers/net/ethernet/[a-ln-z]*.c",
+    "fs/*.c",
+    "mm/*.c",
+    "net/*.c",
+    "samples/*.c",
+    "sound/*.c",
+    "tools/perf/*",
+    "tools/testing/*",
 ];
 
 /// Runs in the root; `$release` is set.
@@ -58,16 +63,22 @@ pub(crate) const SOURCE: &str = "/usr/src/mlx5-odp/source";
 /// See [`SOURCE`].
 pub(crate) const BUILD: &str = "/usr/src/mlx5-odp/build";
 
-/// A kernel to build modules for.
+/// A kernel to build modules for: a step that holds `source` and `build`.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     ready: Ready,
+    flags: &'static str,
 }
 
 impl Kernel {
-    /// Wraps a step that holds `source` and `build`.
-    pub(crate) fn new(ready: Ready) -> Self {
-        Self { ready }
+    /// Arguments that every make for it takes.
+    pub(crate) fn flags(&self) -> &'static str {
+        self.flags
+    }
+
+    /// Its release string.
+    pub(crate) fn release(&self) -> Result<&str> {
+        self.ready.note("release")
     }
 
     /// The source tree.
@@ -92,14 +103,15 @@ impl Kernel {
 }
 
 /// Shell lines that unpack the root's kernel source, without what matches `leave_out`.
-pub(crate) fn unpack(leave_out: &[&str]) -> String {
+fn unpack(leave_out: &[&str]) -> String {
     let exclude: String = leave_out
         .iter()
-        .map(|pattern| format!("--exclude='{pattern}' "))
+        .map(|pattern| format!("--exclude=\"$top/{pattern}\" "))
         .collect();
     format!(
-        "tar -x -f $(ls /usr/src/linux-source-*.tar.xz) -C {SOURCE} \
-         --strip-components=1 --no-same-owner {exclude}\n"
+        "archive=$(ls /usr/src/linux-source-*.tar.xz) top=$(basename \"$archive\" .tar.xz)\n\
+         tar -x -f \"$archive\" -C {SOURCE} --strip-components=1 --no-same-owner \
+         --anchored --wildcards --wildcards-match-slash {exclude}\n"
     )
 }
 
@@ -141,5 +153,73 @@ pub(crate) fn ensure(cache: &Cache, root: &Root) -> Result<Kernel> {
         }
         Ok(json!({ "release": release }))
     })?;
-    Ok(Kernel::new(ready))
+    Ok(Kernel { ready, flags: "" })
+}
+
+/// What the debug kernel is made of, on top of x86_64_defconfig.
+const DEBUG_CONFIG: &str = include_str!("../debug.config");
+
+/// Rust and KASAN together are for clang only.
+const DEBUG_FLAGS: &str = "LLVM=1";
+
+/// Runs in the root; `/modules` is where the result goes. Objects are of no use
+/// once they are linked.
+const DEBUG_BUILD: &str = r##"
+src=/usr/src/mlx5-odp/source out=/usr/src/mlx5-odp/build
+make="make -C $src O=$out LLVM=1 -j$(nproc)"
+$make x86_64_defconfig
+cat /modules/debug.config >> $out/.config
+$make olddefconfig
+for option in RUST PROVE_LOCKING DEBUG_ATOMIC_SLEEP KASAN DEBUG_KMEMLEAK \
+	INFINIBAND_ON_DEMAND_PAGING INTEL_IOMMU 9P_FS OVERLAY_FS VIRTIO_CONSOLE; do
+	grep -q "^CONFIG_$option=y" $out/.config || { echo "ERROR: $option is off"; exit 1; }
+done
+$make bzImage modules
+$make INSTALL_MOD_PATH=/modules modules_install
+cp $out/arch/x86/boot/bzImage /modules/
+rm -f /modules/lib/modules/*/build /modules/debug.config
+find $out -name '*.o' ! -path '*/scripts/*' ! -path '*/tools/*' ! -path '*/rust/*' -delete
+rm -rf $out/vmlinux* $out/.tmp_vmlinux* $out/arch/x86/boot
+"##;
+
+/// The debug kernel, whole: `bzImage` and `lib/modules` beside `source` and `build`.
+pub(crate) fn ensure_debug(cache: &Cache, root: &Root) -> Result<Kernel> {
+    let recipe = Recipe {
+        name: "debug-kernel",
+        title: "debug kernel (takes 20 minutes and more, once)",
+        made_from: json!({
+            "recipe": 1,
+            "root": root.id(),
+            "config": DEBUG_CONFIG,
+            "build": DEBUG_BUILD,
+        }),
+        disk: 8 << 10,
+        holds: &["bzImage", "lib/modules", "build/rust/libkernel.rmeta"],
+    };
+    let ready = cache.step(&recipe, |dir, log| {
+        let (source, build) = (dir.join("source"), dir.join("build"));
+        fs::create_dir(&source)?;
+        fs::create_dir(&build)?;
+        fs::write(dir.join("debug.config"), DEBUG_CONFIG)?;
+        let chroot = Chroot::new(root.tree())
+            .bind(&source, SOURCE)
+            .bind(&build, BUILD)
+            .bind(dir, "/modules");
+        log.run(
+            "unpacking the kernel source",
+            &mut chroot.shell(&unpack(&[])),
+        )?;
+        log.run("building the debug kernel", &mut chroot.shell(DEBUG_BUILD))?;
+        let release = fs::read_dir(dir.join("lib/modules"))?
+            .next()
+            .context("the debug kernel has no modules")??
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        Ok(json!({ "release": release }))
+    })?;
+    Ok(Kernel {
+        ready,
+        flags: DEBUG_FLAGS,
+    })
 }

@@ -6,6 +6,7 @@
 mod cache;
 mod chroot;
 mod console;
+mod demo;
 mod fail;
 mod host;
 mod initramfs;
@@ -13,10 +14,13 @@ mod kernel;
 mod modules;
 mod proc;
 mod progress;
+mod report;
 mod root;
+mod suites;
 mod testbed;
 mod vm;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,6 +44,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
+    /// The distribution's driver beside ours: faults served, bytes verified.
+    Demo {
+        /// Write the figures to this file as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Run all tests: on the host, then in the guest.
+    Test {
+        /// Only these suites (host, traffic, "bad input", mixed, rxe, cycles, "zap clean",
+        /// "zap caught").
+        #[arg(value_name = "SUITE")]
+        only: Vec<String>,
+    },
     /// Run a command as root in the guest; pass on its output and exit status.
     Vm(VmArgs),
     /// Build ib_core.ko and mlx5_ib.ko only.
@@ -69,9 +86,15 @@ struct VmArgs {
     /// No software ConnectX in the machine (rdma_rxe needs none).
     #[arg(long)]
     no_device: bool,
+    /// Bring the programs of tests/conformance, in /modules/conformance.
+    #[arg(long)]
+    conformance: bool,
     /// Load no RDMA module: the command does (`rdma-stack load c|rust|...`).
     #[arg(long)]
     no_load: bool,
+    /// No IOMMU in front of the device: quicker, but the strict mode sees less.
+    #[arg(long)]
+    no_iommu: bool,
     /// Let the device go on after a protocol violation.
     #[arg(long)]
     lax: bool,
@@ -86,6 +109,8 @@ struct VmArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = proc::handle_signals().and_then(|()| match cli.command {
+        Subcommands::Demo { json } => demo::run(json.as_deref()),
+        Subcommands::Test { only } => suites::run(&only),
         Subcommands::Vm(args) => vm(args),
         Subcommands::Modules => modules(),
     });
@@ -108,9 +133,11 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
     let options = Options {
         ours: args.odp == Odp::Rust,
         skip_zap: false,
+        conformance: args.conformance,
         device: !args.no_device,
         scheme: args.scheme,
         strict: !args.lax,
+        iommu: !(args.no_iommu || args.no_device),
         debug_kernel: args.debug_kernel,
     };
     let machine = testbed.machine(&options)?;

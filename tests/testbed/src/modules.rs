@@ -58,8 +58,8 @@ pub(crate) fn checkout() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// A number that changes when a source file's name or content does.
-fn fingerprint(checkout: &Path) -> Result<String> {
+/// A number that changes when the name or content of a file below `sources` does.
+pub(crate) fn fingerprint(checkout: &Path, sources: &[&str]) -> Result<String> {
     fn walk(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         if !path.is_dir() {
             files.push(path.to_owned());
@@ -79,7 +79,7 @@ fn fingerprint(checkout: &Path) -> Result<String> {
         Ok(())
     }
     let mut files = Vec::new();
-    for source in SOURCES {
+    for source in sources {
         let path = checkout.join(source);
         if !path.exists() {
             bail!("{} is missing from the checkout", path.display());
@@ -89,7 +89,8 @@ fn fingerprint(checkout: &Path) -> Result<String> {
     files.retain(|file| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let ext = file.extension().unwrap_or_default().to_string_lossy();
-        name == "Kbuild" || ["rs", "c", "h", "params", "patch"].contains(&&*ext)
+        ["Kbuild", "Makefile"].contains(&&*name)
+            || ["rs", "c", "h", "params", "patch"].contains(&&*ext)
     });
     files.sort();
     let mut hasher = DefaultHasher::new();
@@ -139,7 +140,7 @@ pub(crate) fn ensure(
         },
         made_from: json!({
             "kernel": kernel.id(),
-            "sources": fingerprint(&checkout)?,
+            "sources": fingerprint(&checkout, &SOURCES)?,
         }),
         disk: 512,
         holds: &MODULES,
@@ -156,13 +157,14 @@ pub(crate) fn ensure(
             fs::create_dir_all(&work)?;
             fs::write(&mark, &id)?;
         }
-        let flags = match variant {
+        let variant_flag = match variant {
             Variant::SkipZap => "MLX5_ODP_TEST_SKIP_ZAP=1",
             Variant::Stock | Variant::Debug => "",
         };
+        let kernel_flags = kernel.flags();
         let script = format!(
-            "make -C {BUILD} M=/project MO=/out BITFIELD_STRUCT_SRC=/cargo {flags} \
-             -j$(nproc) modules\n\
+            "make -C {BUILD} M=/project MO=/out BITFIELD_STRUCT_SRC=/cargo \
+             {kernel_flags} {variant_flag} -j$(nproc) modules\n\
              cp {} /modules/\n",
             MODULES.map(|m| format!("/out/{m}")).join(" ")
         );

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -91,18 +92,6 @@ impl Group {
         }
         Ok(self.status)
     }
-
-    /// Waits for the child's end.
-    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
-        match self.status {
-            Some(status) => Ok(status),
-            None => {
-                let status = self.child.wait()?;
-                self.status = Some(status);
-                Ok(status)
-            }
-        }
-    }
 }
 
 impl Drop for Group {
@@ -129,15 +118,13 @@ impl Scratch {
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?
             .keep();
-        Ok(Self::adopt(path))
-    }
-
-    /// Takes over `path`.
-    pub(crate) fn adopt(path: PathBuf) -> Self {
         if let Ok(mut litter) = LITTER.lock() {
             litter.insert(path.clone());
         }
-        Self(path)
+        let scratch = Self(path);
+        // It may become the guest's root directory, which is everybody's.
+        fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755))?;
+        Ok(scratch)
     }
 
     /// Where it is.

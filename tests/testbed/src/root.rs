@@ -44,6 +44,10 @@ const PACKAGES: &[&str] = &[
     "pahole",
     "xz-utils",
     "cpio",
+    // The debug kernel: Rust and KASAN together want clang.
+    "clang",
+    "lld",
+    "llvm",
     // The machine.
     "qemu-system-x86",
     "busybox-static",
@@ -102,14 +106,13 @@ const DAMAGED: [&str; 5] = [
 #[derive(Debug)]
 pub(crate) struct Root {
     ready: Ready,
-    tree: PathBuf,
     release: String,
 }
 
 impl Root {
     /// The tree.
     pub(crate) fn tree(&self) -> &Path {
-        &self.tree
+        self.ready.path()
     }
 
     /// The kernel's release string.
@@ -124,21 +127,21 @@ impl Root {
 
     /// The kernel image.
     pub(crate) fn vmlinuz(&self) -> PathBuf {
-        self.tree.join(format!("boot/vmlinuz-{}", self.release))
+        self.tree().join(format!("boot/vmlinuz-{}", self.release))
     }
 
     /// A program of the root, run on the host with the root's own libraries.
     pub(crate) fn qemu(&self) -> Command {
-        let lib = self.tree.join("usr/lib/x86_64-linux-gnu");
+        let lib = self.tree().join("usr/lib/x86_64-linux-gnu");
         let mut command = crate::proc::command(lib.join("ld-linux-x86-64.so.2"));
         command
             .arg("--library-path")
             .arg(&lib)
-            .arg(self.tree.join("usr/bin/qemu-system-x86_64"))
+            .arg(self.tree().join("usr/bin/qemu-system-x86_64"))
             .arg("-L")
-            .arg(self.tree.join("usr/share/qemu"))
+            .arg(self.tree().join("usr/share/qemu"))
             .arg("-L")
-            .arg(self.tree.join("usr/share/seabios"))
+            .arg(self.tree().join("usr/share/seabios"))
             .env("QEMU_MODULE_DIR", lib.join("qemu"));
         command
     }
@@ -187,26 +190,20 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Root> {
         }),
         disk: 6 << 10,
         holds: &[
-            "tree/usr/bin/qemu-system-x86_64",
-            "tree/usr/bin/busybox",
-            "tree/usr/bin/ibv_rc_pingpong",
-            "tree/project",
+            "usr/bin/qemu-system-x86_64",
+            "usr/bin/busybox",
+            "usr/bin/ibv_rc_pingpong",
+            "project",
         ],
     };
-    let ready = cache.step(&recipe, |dir, log| {
-        let tree = dir.join("tree");
-        bootstrap(&tree, log)?;
-        let (release, version) = kernel(&tree)?;
-        check_compilers(&tree, &release)?;
+    let ready = cache.step(&recipe, |tree, log| {
+        bootstrap(tree, log)?;
+        let (release, version) = kernel(tree)?;
+        check_compilers(tree, &release)?;
         Ok(json!({ "release": release, "kernel": version }))
     })?;
-    let tree = ready.path().join("tree");
     let release = ready.note("release")?.to_owned();
-    Ok(Root {
-        ready,
-        tree,
-        release,
-    })
+    Ok(Root { ready, release })
 }
 
 fn bootstrap(tree: &Path, log: &mut Log) -> Result<()> {
@@ -222,7 +219,8 @@ fn bootstrap(tree: &Path, log: &mut Log) -> Result<()> {
         if let Some(detail) = find(&DAMAGED) {
             if attempt < TRIES {
                 say(&format!("broken download, trying again: {detail}"));
-                let _ = fs::remove_dir_all(tree);
+                fs::remove_dir_all(tree)?;
+                fs::create_dir(tree)?;
                 continue;
             }
             return Err(Failure::Download {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{bail, Context, Result};
-use serde_json::Value;
+use serde_json::{json, Value};
 
-use crate::cache::{Cache, Ready};
+use crate::cache::{Cache, Ready, Recipe};
+use crate::chroot::Chroot;
 use crate::host;
 use crate::initramfs;
 use crate::kernel::{self, Kernel};
@@ -28,12 +29,16 @@ pub(crate) struct Options {
     pub(crate) ours: bool,
     /// Our modules in the variant that skips one zap, as well.
     pub(crate) skip_zap: bool,
+    /// The programs of tests/conformance.
+    pub(crate) conformance: bool,
     /// The software ConnectX.
     pub(crate) device: bool,
     /// The scheme it starts with.
     pub(crate) scheme: Scheme,
     /// Whether it ends the run on a violation.
     pub(crate) strict: bool,
+    /// An IOMMU in front of the device.
+    pub(crate) iommu: bool,
     /// The debug kernel.
     pub(crate) debug_kernel: bool,
 }
@@ -60,6 +65,11 @@ impl Testbed {
         })
     }
 
+    /// The kernel's release string.
+    pub(crate) fn release(&self) -> &str {
+        self.root.release()
+    }
+
     /// The prepared tree of the stock kernel.
     pub(crate) fn kernel(&self) -> Result<Kernel> {
         kernel::ensure(&self.cache, &self.root)
@@ -74,29 +84,52 @@ impl Testbed {
 
     /// A machine with what `options` ask for.
     pub(crate) fn machine(&mut self, options: &Options) -> Result<Machine> {
-        if options.debug_kernel {
-            bail!("no debug kernel yet");
-        }
+        let kernel = match options.debug_kernel {
+            true => Some(kernel::ensure_debug(&self.cache, &self.root)?),
+            false if options.ours || options.skip_zap => Some(self.kernel()?),
+            false => None,
+        };
         let mut variants = Vec::new();
         if options.ours {
-            variants.push(("rust", Variant::Stock));
+            variants.push(match options.debug_kernel {
+                true => ("rust", Variant::Debug),
+                false => ("rust", Variant::Stock),
+            });
         }
         if options.skip_zap {
             variants.push(("skip-zap", Variant::SkipZap));
         }
         let mut modules = Vec::new();
-        if !variants.is_empty() {
-            let kernel = self.kernel()?;
+        if let Some(kernel) = &kernel {
             for (name, variant) in variants {
-                let ready = modules::ensure(&self.cache, &self.root, &kernel, variant)?;
+                let ready = modules::ensure(&self.cache, &self.root, kernel, variant)?;
                 modules.push((name.to_owned(), ready.path().to_owned()));
                 self.held.push(ready);
             }
         }
-        let initramfs = initramfs::ensure(&self.cache, &self.root)?;
+        if options.conformance {
+            let ready = conformance(&self.cache, &self.root)?;
+            modules.push(("conformance".to_owned(), ready.path().to_owned()));
+            self.held.push(ready);
+        }
+        let (initramfs, vmlinuz) = match kernel.as_ref().filter(|_| options.debug_kernel) {
+            Some(kernel) => {
+                let release = kernel.release()?;
+                let lib = kernel.path().join("lib/modules").join(release);
+                modules.push((format!("lib/{release}"), lib));
+                (
+                    initramfs::ensure_debug(&self.cache, &self.root)?,
+                    kernel.path().join("bzImage"),
+                )
+            }
+            None => (
+                initramfs::ensure(&self.cache, &self.root)?,
+                self.root.vmlinuz(),
+            ),
+        };
         let machine = Machine {
             qemu: self.root.qemu(),
-            vmlinuz: self.root.vmlinuz(),
+            vmlinuz,
             initramfs: initramfs.path().join(initramfs::ARCHIVE),
             tree: self.root.tree().to_owned(),
             project: checkout(),
@@ -104,6 +137,7 @@ impl Testbed {
             connectx: options.device.then(connectx).transpose()?,
             scheme: options.scheme,
             strict: options.strict,
+            iommu: options.iommu,
             debug_kernel: options.debug_kernel,
             logs: self.run_logs()?,
         };
@@ -125,6 +159,31 @@ impl Testbed {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         Ok(all.join(format!("{}-{}", now.as_millis(), std::process::id())))
     }
+}
+
+/// Builds the programs of tests/conformance, with the root's compiler.
+fn conformance(cache: &Cache, root: &Root) -> Result<Ready> {
+    let sources = checkout().join("tests/conformance");
+    let recipe = Recipe {
+        name: "conformance",
+        title: "tests/conformance",
+        made_from: json!({
+            "root": root.id(),
+            "sources": modules::fingerprint(&checkout(), &["tests/conformance"])?,
+        }),
+        disk: 64,
+        holds: &["odp_traffic"],
+    };
+    cache.step(&recipe, |dir, log| {
+        let chroot = Chroot::new(root.tree())
+            .bind_ro(&sources, "/project")
+            .bind(dir, "/out");
+        log.run(
+            "building tests/conformance",
+            &mut chroot.shell("make -C /project O=/out -j$(nproc)"),
+        )?;
+        Ok(json!({}))
+    })
 }
 
 /// Builds the device model; its program.

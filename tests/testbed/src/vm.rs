@@ -79,6 +79,8 @@ pub(crate) struct Machine {
     pub(crate) scheme: Scheme,
     /// Whether the device ends the run on a violation.
     pub(crate) strict: bool,
+    /// Whether the device sits behind an IOMMU: it then learns of every DMA unmap.
+    pub(crate) iommu: bool,
     /// Whether the kernel is the slow one.
     pub(crate) debug_kernel: bool,
     /// Where logs go.
@@ -234,12 +236,16 @@ impl Run {
         qemu.args(["-machine", "q35,memory-backend=mem", "-accel", "tcg"]);
         qemu.args(["-cpu", "max,la57=off", "-smp", "2", "-m", "2G"]);
         qemu.args(["-object", "memory-backend-memfd,id=mem,size=2G,share=on"]);
+        let mut append =
+            "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off random.trust_cpu=on"
+                .to_owned();
+        if machine.iommu {
+            qemu.args(["-device", "intel-iommu,caching-mode=on,intremap=off"]);
+            append += " intel_iommu=on iommu.strict=1";
+        }
         qemu.arg("-kernel").arg(&machine.vmlinuz);
         qemu.arg("-initrd").arg(initrd);
-        qemu.args([
-            "-append",
-            "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off random.trust_cpu=on",
-        ]);
+        qemu.arg("-append").arg(append);
         qemu.arg("-serial")
             .arg(format!("file:{}", self.console.display()));
         for (tag, path) in [

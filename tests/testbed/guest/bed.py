@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+"""What demo.py and suites.py share: stacks, commands, and lines for xtask.
+
+Every line on stdout is one JSON object with an "event":
+  start   a test begins: stack, scheme, test
+  result  a test's result: the same, ok, seconds, and what its program reported
+  text    a line for people
+  totals  what the device counted under one stack: counters, objects left after it
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+CONFORMANCE = "/project/tests/conformance"
+sys.path.insert(0, CONFORMANCE)
+sys.dont_write_bytecode = True
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+import conformance  # noqa: E402  pylint: disable=wrong-import-position
+
+SYSFS = "/sys/class/infiniband"
+
+
+def emit(event, **fields):
+    """One line for xtask."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def lines(group, *argv, keep=None, **place):
+    """Runs a program that reports JSON lines itself; hands them on as they come, and to
+    the file `keep`. `place` says where it ran."""
+    emit("start", **place, test=group)
+    count = failed = 0
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          stdin=subprocess.DEVNULL, text=True, errors="replace") as child:
+        for line in child.stdout:
+            if line.startswith("{"):
+                if keep:
+                    keep.write(line)
+                fields = json.loads(line)
+                count += 1
+                failed += not fields["ok"]
+                emit("result", **place, group=group, **fields)
+            else:
+                emit("text", text=line.rstrip())
+        said = child.stderr.read()
+    # Each failure was reported by its own line, unless there was none.
+    if (child.returncode and not failed) or not count:
+        emit("result", **place, test=group, ok=False,
+             detail=f"status {child.returncode}: {last_line(said)}")
+
+
+class Stack:
+    """One loaded RDMA stack with one page-fault scheme of the device."""
+
+    def __init__(self, stack, scheme):
+        self.stack, self.scheme = stack, scheme
+        self.dev = None
+        self.before = {}
+
+    def emit(self, event, **fields):
+        """A line about this stack."""
+        emit(event, stack=self.stack, scheme=self.scheme, **fields)
+
+    def __enter__(self):
+        self.emit("start", test="load")
+        start = time.monotonic()
+        self.before = conformance.counters()
+        if conformance.has_control():
+            conformance.control(cmd="set", scheme=self.scheme)
+        done = command("rdma-stack", "load", self.stack)
+        detail = last_line(done.stderr)
+        if done.returncode == 0:
+            detail = self.wait_for_port()
+        self.emit("result", test="load", ok=not detail, detail=detail,
+                  seconds=round(time.monotonic() - start, 3))
+        if detail:
+            sys.exit(1)
+        return self
+
+    def wait_for_port(self):
+        """Finds the device and waits until its port is ACTIVE; says what is wrong."""
+        deadline = time.monotonic() + 30
+        state = "no RDMA device"
+        while time.monotonic() < deadline:
+            for dev in os.listdir(SYSFS) if os.path.isdir(SYSFS) else []:
+                with open(f"{SYSFS}/{dev}/ports/1/state", encoding="ascii") as file:
+                    state = f"{dev}: port is {file.read().strip()}"
+                if "ACTIVE" in state:
+                    self.dev = dev
+                    return ""
+            time.sleep(0.1)
+        return state
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None:
+            return
+        self.emit("start", test="unload")
+        start = time.monotonic()
+        used = conformance.counters()
+        done = command("rdma-stack", "unload")
+        detail = last_line(done.stderr)
+        left = conformance.control(cmd="objects") if conformance.has_control() else {}
+        left = {name: count for name, count in left.items() if count}
+        if not detail and left:
+            detail = f"left in the device: {left}"
+        self.emit("result", test="unload", ok=not detail, detail=detail,
+                  seconds=round(time.monotonic() - start, 3))
+        self.emit("totals", objects=left,
+                  counters={name: used[name] - self.before.get(name, 0) for name in used})
+        if done.returncode:
+            sys.exit(1)
+
+    def run(self, test, *argv, must_fault=False, check=None):
+        """Runs one command as one test. `check` looks at its output; says what is wrong."""
+        self.emit("start", test=test)
+        before, start = conformance.counters(), time.monotonic()
+        done = command(*argv)
+        self.judge(test, done, before, start, must_fault, check)
+
+    def judge(self, test, done, before, start, must_fault, check=None):
+        """Reports how one command ended."""
+        seconds = time.monotonic() - start
+        faults = conformance.faults(before, conformance.counters())
+        detail = ""
+        if done.returncode:
+            detail = f"status {done.returncode}: {last_line(done.stderr or done.stdout)}"
+        elif check:
+            detail = check(done.stdout)
+        if not detail and must_fault and not faults:
+            detail = "the device raised no fault"
+        self.emit("result", test=test, ok=not detail, detail=detail, faults=faults,
+                  seconds=round(seconds, 3))
+
+    def lines(self, group, *argv, keep=None):
+        """The same for a program that runs on this stack."""
+        lines(group, *argv, keep=keep, stack=self.stack, scheme=self.scheme)
+
+
+def command(*argv):
+    """Runs a command to its end."""
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", check=False)
+
+
+def last_line(text):
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def script(name):
+    """A Python program of tests/conformance."""
+    return sys.executable, f"{CONFORMANCE}/{name}"

@@ -1,0 +1,73 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+"""The suites of `cargo xtask test` beside the demo's tests, each in a machine of its own.
+
+  suites.py input          bad input and kills, the C driver and ours compared
+  suites.py mixed          the distribution's mlx5_ib on our ib_core: the demo's traffic
+  suites.py rxe            rdma_rxe on the distribution's ib_core and on ours
+  suites.py cycles         ours loaded and unloaded 20 times, with traffic
+  suites.py zap clean      ours skips no zap
+  suites.py zap caught     the test variant skips one; the device notices
+  suites.py debug          the demo's traffic on ours, in both schemes
+"""
+
+import sys
+
+import bed
+import conformance
+import traffic
+
+
+def bad_input():
+    """The cases on both drivers, then case beside case."""
+    kept = []
+    for name in "c", "rust":
+        path = f"/tmp/{name}.jsonl"
+        kept.append(path)
+        with open(path, "w", encoding="utf-8") as keep, bed.Stack(name, "memory") as stack:
+            for program in "odp_bad_input", "odp_kill":
+                stack.lines(program, conformance.program(program), "--dev", stack.dev,
+                            keep=keep)
+    bed.emit("start", test="compare")
+    done = bed.command(*bed.script("compare.py"), *kept)
+    for line in done.stdout.splitlines():
+        bed.emit("text", text=line)
+    bed.emit("result", test="compare", ok=not done.returncode,
+             detail=bed.last_line(done.stderr) if done.returncode else "")
+
+
+def mixed():
+    """A step of a series that goes in by parts: ib_core first."""
+    for scheme in "memory", "transport":
+        with bed.Stack("mixed", scheme) as stack:
+            traffic.run(stack)
+
+
+def debug():
+    """For the debug kernel, which is slow."""
+    for scheme in "memory", "transport":
+        with bed.Stack("rust", scheme) as stack:
+            traffic.run(stack)
+
+
+def zap(expect):
+    """With and without the zap."""
+    with bed.Stack("rust" if expect == "clean" else "skip-zap", "memory") as stack:
+        stack.lines("zap", *bed.script("skipped_zap.py"), "--dev", stack.dev,
+                    "--expect", expect)
+
+
+SUITES = {
+    "input": bad_input,
+    "mixed": mixed,
+    "rxe": lambda: bed.lines("rxe", *bed.script("run_rxe.py")),
+    "cycles": lambda: bed.lines("cycles", "sh", f"{bed.CONFORMANCE}/cycle.sh", "20", "rust"),
+    "zap": zap,
+    "debug": debug,
+}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in SUITES:
+        sys.exit(__doc__)
+    SUITES[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+"""The demo's tests for one stack."""
+
+import subprocess
+import time
+
+import bed
+import conformance
+
+
+def devinfo(stack):
+    """The device as user space sees it."""
+    def check(text):
+        if "PORT_ACTIVE" not in text:
+            return "no port is active"
+        return "" if "rc_odp_caps" in text else "no ODP for RC"
+    stack.run("ibv_devinfo", "ibv_devinfo", "-v", "-d", stack.dev, check=check)
+
+
+def pingpong(stack, test, *options):
+    """ibv_rc_pingpong with itself, contents checked (-c)."""
+    stack.emit("start", test=test)
+    argv = ["ibv_rc_pingpong", "-d", stack.dev, "-c", *options]
+    before, start = conformance.counters(), time.monotonic()
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          stdin=subprocess.DEVNULL, text=True) as server:
+        for _ in range(200):
+            with open("/proc/net/tcp6", encoding="ascii") as v6, \
+                    open("/proc/net/tcp", encoding="ascii") as v4:
+                # 18515 is the program's default port; 0A is LISTEN.
+                if any(":4853 " in line and " 0A " in line for line in [*v6, *v4]):
+                    break
+            if server.poll() is not None:
+                break
+            time.sleep(0.05)
+        done = bed.command("timeout", "60", *argv, "127.0.0.1")
+        if done.returncode:
+            server.kill()
+        said = server.communicate()[0]
+    if not done.returncode and server.returncode:
+        done.returncode, done.stderr = server.returncode, said
+    # Its buffer is written before it is registered: no fault is due, with -o either.
+    stack.judge(test, done, before, start, False)
+
+
+def run(stack, disturb_seconds=0):
+    """Everything the demo shows, for one loaded stack."""
+    devinfo(stack)
+    pingpong(stack, "rc_pingpong")
+    pingpong(stack, "rc_pingpong -o", "-o")
+    stack.lines("rdma-core", *bed.script("run_odp_tests.py"), "--dev", stack.dev)
+    traffic = [conformance.program("odp_traffic"), "--dev", stack.dev]
+    stack.lines("traffic", *traffic, "--min-faults", "1000")
+    stack.lines("disturbed", *traffic, "--disturb", "--seconds", str(disturb_seconds))
+    stack.lines("statistics", *bed.script("stats_check.py"), "--dev", stack.dev)

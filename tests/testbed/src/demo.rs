@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! `cargo xtask demo`: the distribution's driver and ours, in both schemes, in one boot.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::progress::say;
+use crate::report::{Lines, Report};
+use crate::testbed::{Options, Testbed};
+use crate::vm::{self, Job, Scheme};
+
+/// Every configuration must report; fewer lines mean that the guest's script ended early.
+const CONFIGURATIONS: usize = 4;
+
+/// A machine with both drivers' modules and a strict device.
+pub(crate) const MACHINE: Options = Options {
+    ours: true,
+    skip_zap: false,
+    conformance: true,
+    device: true,
+    scheme: Scheme::Memory,
+    strict: true,
+    iommu: true,
+    debug_kernel: false,
+};
+
+/// Runs `command` in a new machine; its report is added to `report`. Returns what went
+/// wrong with the run as such, in one or more lines.
+pub(crate) fn guest(
+    testbed: &mut Testbed,
+    options: &Options,
+    command: &[&str],
+    timeout: Duration,
+    report: &mut Report,
+) -> Result<Option<String>> {
+    let machine = testbed.machine(options)?;
+    let job = Job {
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        stack: None,
+        timeout,
+    };
+    let (sender, lines) = mpsc::channel();
+    let run = std::thread::spawn(move || {
+        vm::run(
+            machine,
+            &job,
+            Box::new(Lines::new(sender)),
+            Box::new(std::io::stderr()),
+        )
+    });
+    for line in lines {
+        if let Some(text) = report.take(line) {
+            say(&text);
+        }
+    }
+    let ended = run.join().expect("the run does not panic");
+    let during = report.open.take();
+    Ok(match ended {
+        Ok(outcome) if outcome.status == 0 => None,
+        Ok(outcome) => Some(format!(
+            "{} ended with status {}{}",
+            command[0],
+            outcome.status,
+            during.map_or_else(String::new, |test| format!(" during {test}")),
+        )),
+        Err(error) => Some(match during {
+            Some(test) => format!("during {test}: {error:#}"),
+            None => format!("{error:#}"),
+        }),
+    })
+}
+
+/// The demo; `json` is where its figures go, besides the table.
+pub(crate) fn run(json: Option<&Path>) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut testbed = Testbed::open()?;
+    let mut report = Report::default();
+    let trouble = guest(
+        &mut testbed,
+        &MACHINE,
+        &["python3", "/project/tests/testbed/guest/demo.py"],
+        Duration::from_secs(1200),
+        &mut report,
+    )?;
+
+    println!("\n{}\n{}", report.tests(), report.table());
+    std::io::stdout().flush()?;
+    let mut failures = report.failures();
+    failures.extend(trouble);
+    if report.totals.len() < CONFIGURATIONS && failures.is_empty() {
+        failures.push(format!(
+            "{} of {CONFIGURATIONS} configurations reported",
+            report.totals.len()
+        ));
+    }
+    if let Some(path) = json {
+        let mut value = report.json();
+        value["kernel"] = testbed.release().into();
+        value["failures"] = json!(failures);
+        std::fs::write(path, serde_json::to_string_pretty(&value)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    say(&format!("demo: {} s", start.elapsed().as_secs()));
+    for failure in &failures {
+        eprintln!("error: {failure}");
+    }
+    Ok(if failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

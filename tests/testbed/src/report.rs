@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! What the guest's scripts report, and the demo's table.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::mpsc::Sender;
+
+use serde_json::{json, Map, Value};
+
+/// Turns a stream of bytes into lines of JSON; other lines are handed on as text.
+pub(crate) struct Lines {
+    rest: Vec<u8>,
+    sender: Sender<Value>,
+}
+
+impl Lines {
+    /// Sends every object to `sender`.
+    pub(crate) fn new(sender: Sender<Value>) -> Self {
+        Self {
+            rest: Vec::new(),
+            sender,
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = self.rest.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let value = match serde_json::from_str(line.trim()) {
+                Ok(Value::Object(object)) => Value::Object(object),
+                _ => json!({ "event": "text", "text": line.trim_end() }),
+            };
+            let _ = self.sender.send(value);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All that was reported, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Results of tests.
+    pub(crate) results: Vec<Value>,
+    /// By stack and scheme: what the device counted, and what was left in it.
+    pub(crate) totals: Vec<Value>,
+    /// A test that began and has not ended.
+    pub(crate) open: Option<String>,
+}
+
+/// `stack/scheme test` of a line, whichever of them it has.
+fn name(line: &Value) -> String {
+    let word = |key: &str| line[key].as_str().unwrap_or_default();
+    let place = match (word("stack"), word("scheme")) {
+        ("", "") => String::new(),
+        (stack, "") => format!("{stack} "),
+        (stack, scheme) => format!("{stack}/{scheme} "),
+    };
+    let case = match (word("case"), word("phase")) {
+        ("", "") => String::new(),
+        (case, "") | ("", case) | (case, _) => format!(" {case}"),
+    };
+    format!("{place}{}{case}", word("test"))
+}
+
+impl Report {
+    /// Takes a line; returns what to tell the user, if anything.
+    pub(crate) fn take(&mut self, line: Value) -> Option<String> {
+        match line["event"].as_str() {
+            Some("start") => {
+                self.open = Some(name(&line));
+                None
+            }
+            Some("result") => {
+                self.open = None;
+                let verdict = if line["ok"] == true { "ok" } else { "FAILED" };
+                let mut text = format!("{:<44} {verdict}", name(&line));
+                for (key, unit) in [("faults", " faults"), ("seconds", " s")] {
+                    if line[key].is_number() {
+                        text += &format!("  {}{unit}", line[key]);
+                    }
+                }
+                if let Some(detail) = line["detail"].as_str().filter(|d| !d.is_empty()) {
+                    text += &format!("  {detail}");
+                }
+                self.results.push(line);
+                Some(text)
+            }
+            Some("totals") => {
+                self.totals.push(line);
+                None
+            }
+            _ => Some(line["text"].as_str().unwrap_or_default().to_owned()),
+        }
+    }
+
+    /// Adds a result that the guest could not report itself.
+    pub(crate) fn add(&mut self, test: &str, ok: bool, detail: &str) {
+        self.results
+            .push(json!({ "test": test, "ok": ok, "detail": detail }));
+    }
+
+    /// Numbers of results that are ok and not.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let passed = self.results.iter().filter(|r| r["ok"] == true).count();
+        (passed, self.results.len() - passed)
+    }
+
+    /// The names of the results that are not ok, with the reason.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.results
+            .iter()
+            .filter(|r| r["ok"] != true)
+            .map(|r| format!("{}: {}", name(r), r["detail"].as_str().unwrap_or("failed")))
+            .collect()
+    }
+
+    /// The figures of one stack in one scheme, in the order of the table.
+    fn figures(&self, stack: &str, scheme: &str) -> Option<Map<String, Value>> {
+        let here = |line: &&Value| line["stack"] == stack && line["scheme"] == scheme;
+        let totals = self.totals.iter().find(here)?;
+        let results: Vec<_> = self.results.iter().filter(here).collect();
+        let device = |key: &str| totals["counters"][key].as_u64();
+        let sum = |key: &str| -> u64 { results.iter().filter_map(|r| r[key].as_u64()).sum() };
+        let seconds: f64 = results.iter().filter_map(|r| r["seconds"].as_f64()).sum();
+        let mut figures = Map::new();
+        for (row, counter) in DEVICE_ROWS {
+            figures.insert((*row).to_owned(), device(counter).into());
+        }
+        for (row, key) in PROGRAM_ROWS {
+            figures.insert((*row).to_owned(), sum(key).into());
+        }
+        figures.insert(
+            "seconds".to_owned(),
+            ((seconds * 10.0).round() / 10.0).into(),
+        );
+        let failed = results.iter().filter(|r| r["ok"] != true).count();
+        figures.insert("tests passed".to_owned(), (results.len() - failed).into());
+        figures.insert("tests failed".to_owned(), failed.into());
+        Some(figures)
+    }
+
+    /// The table as JSON: scheme -> stack -> figure; and every single result.
+    pub(crate) fn json(&self) -> Value {
+        let mut schemes = Map::new();
+        for scheme in SCHEMES {
+            let mut stacks = Map::new();
+            for (stack, _) in STACKS {
+                if let Some(figures) = self.figures(stack, scheme) {
+                    stacks.insert((*stack).to_owned(), Value::Object(figures));
+                }
+            }
+            schemes.insert((*scheme).to_owned(), Value::Object(stacks));
+        }
+        json!({ "figures": schemes, "results": self.results, "totals": self.totals })
+    }
+
+    /// The table: C beside Rust, for each scheme.
+    pub(crate) fn table(&self) -> String {
+        let columns: Vec<_> = SCHEMES
+            .iter()
+            .flat_map(|scheme| {
+                STACKS
+                    .iter()
+                    .map(move |(stack, title)| (scheme, stack, title))
+            })
+            .map(|(scheme, stack, title)| (*scheme, *title, self.figures(stack, scheme)))
+            .collect();
+        let mut rows: Vec<String> = Vec::new();
+        for (_, _, figures) in &columns {
+            for row in figures.iter().flat_map(Map::keys) {
+                if !rows.contains(row) {
+                    rows.push(row.clone());
+                }
+            }
+        }
+        let mut text = format!("{:<42}", "");
+        for scheme in SCHEMES {
+            text += &format!("  {:^25}", format!("{scheme} scheme"));
+        }
+        text += &format!("\n{:<42}", "");
+        for (_, title, _) in &columns {
+            text += &format!("  {title:>12}");
+        }
+        text.push('\n');
+        for row in rows {
+            text += &format!("{row:<42}");
+            for (_, _, figures) in &columns {
+                let cell = figures
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |f| cell(&f[&row]));
+                text += &format!("  {cell:>12}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Each test beside itself: faults and seconds, by configuration.
+    pub(crate) fn tests(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        let mut cells: BTreeMap<(&str, &str, &str), String> = BTreeMap::new();
+        for result in &self.results {
+            let word = |key: &str| result[key].as_str().unwrap_or_default();
+            let (test, stack, scheme) = (word("test"), word("stack"), word("scheme"));
+            // Ten phases of one test; their figures mean nothing side by side.
+            if result["phase"].is_string() {
+                continue;
+            }
+            if !names.contains(&test) {
+                names.push(test);
+            }
+            let mut cell = match (result["ok"] == true, &result["faults"]) {
+                (false, _) => "FAILED".to_owned(),
+                (true, Value::Number(n)) => format!("{n} faults"),
+                (true, _) => "ok".to_owned(),
+            };
+            if let Some(seconds) = result["seconds"].as_f64() {
+                cell += &format!(" {seconds:.1}s");
+            }
+            cells.insert((test, stack, scheme), cell);
+        }
+        let mut text = format!("{:<34}", "");
+        for scheme in SCHEMES {
+            for (_, title) in STACKS {
+                text += &format!("  {:>18}", format!("{title}, {scheme}"));
+            }
+        }
+        text.push('\n');
+        for test in names {
+            text += &format!("{test:<34}");
+            for scheme in SCHEMES {
+                for (stack, _) in STACKS {
+                    let cell = cells.get(&(test, *stack, *scheme)).map_or("-", |c| c);
+                    text += &format!("  {cell:>18}");
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+const SCHEMES: &[&str] = &["memory", "transport"];
+const STACKS: &[(&str, &str)] = &[("c", "C"), ("rust", "Rust")];
+
+/// Rows that the device counted over all tests.
+const DEVICE_ROWS: &[(&str, &str)] = &[
+    ("page faults: memory", "faults_memory"),
+    ("page faults: WQE, requester", "faults_wqe_requester"),
+    ("page faults: WQE, responder", "faults_wqe_responder"),
+    ("page faults: RDMA, responder", "faults_rdma"),
+    ("resumes", "resumes_ok"),
+    ("resumes with error", "resumes_error"),
+    ("UMRs", "umr_wqes"),
+    ("translations set", "mtts_set"),
+    ("translations taken back", "mtts_cleared"),
+    ("violations", "violations"),
+];
+
+/// Rows that the traffic programs report: rdma statistic, and what they verified.
+const PROGRAM_ROWS: &[(&str, &str)] = &[
+    ("pages mapped (rdma statistic)", "page_faults"),
+    ("pages invalidated (rdma statistic)", "page_invalidations"),
+    ("bytes verified", "bytes_verified"),
+];
+
+/// A figure with thousands apart.
+fn cell(value: &Value) -> String {
+    let Some(number) = value.as_u64() else {
+        return match value {
+            Value::Null => "-".to_owned(),
+            other => other.to_string(),
+        };
+    };
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Report {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let mut writer = Lines::new(sender);
+        // In odd pieces, as a port delivers them.
+        for piece in text.as_bytes().chunks(7) {
+            writer.write_all(piece).unwrap();
+        }
+        drop(writer);
+        let mut report = Report::default();
+        for line in receiver {
+            report.take(line);
+        }
+        report
+    }
+
+    const LOG: &str = r#"{"event":"start","stack":"c","scheme":"memory","test":"a"}
+{"event":"result","stack":"c","scheme":"memory","test":"a","ok":true,"faults":1024,"seconds":1.5,"bytes_verified":67108864}
+not json
+{"event":"result","stack":"rust","scheme":"memory","test":"a","ok":false,"detail":"why"}
+{"event":"totals","stack":"c","scheme":"memory","counters":{"faults_memory":1234567},"objects":{}}
+{"event":"start","stack":"rust","scheme":"memory","test":"b"}
+"#;
+
+    #[test]
+    fn results_are_counted() {
+        let report = lines(LOG);
+        assert_eq!(report.count(), (1, 1));
+        assert_eq!(report.failures(), ["rust/memory a: why"]);
+        assert_eq!(report.open.as_deref(), Some("rust/memory b"));
+    }
+
+    #[test]
+    fn figures_come_from_the_lines() {
+        let report = lines(LOG);
+        let json = report.json();
+        let figures = &json["figures"]["memory"]["c"];
+        assert_eq!(figures["page faults: memory"], 1_234_567);
+        assert_eq!(figures["bytes verified"], 67_108_864);
+        assert_eq!(figures["tests failed"], 0);
+        // Never reported: absent, not zero.
+        assert_eq!(json["figures"]["memory"]["rust"], Value::Null);
+        assert_eq!(figures["UMRs"], Value::Null);
+        assert!(report.table().contains("1,234,567"));
+        assert!(report.tests().contains("1024 faults 1.5s"));
+        assert!(report.tests().contains("FAILED"));
+    }
+}
