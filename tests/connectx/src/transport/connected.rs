@@ -11,7 +11,7 @@ use super::mover::{total, Blocked, End, Obstacle, Segment};
 use super::{Failure, Op, Outcome, PeerFailure};
 use crate::completion::{cqe_opcode, syndrome, Cqe};
 use crate::device::Device;
-use crate::event::event_type;
+use crate::event::{event_type, Eqe};
 use crate::fault::{Stall, StallKind};
 use crate::guest::DmaError;
 use crate::ids::{Cqn, Pdn, Qpn, Srqn};
@@ -527,7 +527,23 @@ impl Device {
                 None => None,
             },
         };
-        Ok(qp.rq.bound.is_some())
+        let found = qp.rq.bound.is_some();
+        if let RecvKind::Shared(srqn) = kind {
+            self.check_srq_limit(srqn)?;
+        }
+        Ok(found)
+    }
+
+    /// Tells the driver, once, that a shared queue has fewer WQEs left than it asked for.
+    fn check_srq_limit(&mut self, srqn: Srqn) -> Result<(), DmaError> {
+        let Some(srq) = self.srqs.queues.get_mut(&srqn) else {
+            return Ok(());
+        };
+        if srq.limit > 0 && srq.posted(&*self.mem)? < srq.limit {
+            srq.limit = 0;
+            self.raise(Eqe::for_srq(event_type::SRQ_LIMIT, srqn));
+        }
+        Ok(())
     }
 
     /// Drops a message of UC; an own receive WQE stays where it is.

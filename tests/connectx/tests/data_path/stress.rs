@@ -325,8 +325,8 @@ fn bytes_survive_paging() {
             let counters = world.rig.device.counters;
             let faults = counters.faults_memory + counters.faults_rdma;
             assert!(
-                faults > 100 && world.done > 100,
-                "seed {seed}: too little happened"
+                faults > 100 && world.done > 40,
+                "seed {seed}: {faults} faults, {} done", world.done
             );
             assert_eq!(counters.resumes_unknown + counters.resumes_error, 0);
         }
