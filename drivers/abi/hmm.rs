@@ -18,13 +18,13 @@ use kernel::{
 
 // `Entry` is an HMM PFN.
 const _: () = {
-    assert!(Entry::VALID == bindings::hmm_pfn_flags_HMM_PFN_VALID as usize);
-    assert!(Entry::WRITE == bindings::hmm_pfn_flags_HMM_PFN_WRITE as usize);
-    assert!(Entry::ERROR == bindings::hmm_pfn_flags_HMM_PFN_ERROR as usize);
-    assert!(Entry::DMA_MAPPED == bindings::hmm_pfn_flags_HMM_PFN_DMA_MAPPED as usize);
-    assert!(Entry::P2PDMA == bindings::hmm_pfn_flags_HMM_PFN_P2PDMA as usize);
-    assert!(Entry::P2PDMA_BUS == bindings::hmm_pfn_flags_HMM_PFN_P2PDMA_BUS as usize);
-    assert!(Entry::ORDER_SHIFT as usize == bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT as usize);
+    assert!(Entry::VALID == bindings::hmm_pfn_flags_HMM_PFN_VALID);
+    assert!(Entry::WRITE == bindings::hmm_pfn_flags_HMM_PFN_WRITE);
+    assert!(Entry::ERROR == bindings::hmm_pfn_flags_HMM_PFN_ERROR);
+    assert!(Entry::DMA_MAPPED == bindings::hmm_pfn_flags_HMM_PFN_DMA_MAPPED);
+    assert!(Entry::P2PDMA == bindings::hmm_pfn_flags_HMM_PFN_P2PDMA);
+    assert!(Entry::P2PDMA_BUS == bindings::hmm_pfn_flags_HMM_PFN_P2PDMA_BUS);
+    assert!(Entry::ORDER_SHIFT as usize == bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT);
     assert!(size_of::<Entry>() == size_of::<c_ulong>());
 };
 

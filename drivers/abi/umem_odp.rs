@@ -265,7 +265,6 @@ impl UmemOdp {
             unsafe { map.free() };
             return Err(error);
         }
-        drop(map);
         // INVARIANT: Allocated and subscribed.
         self.geometry = Some(geometry);
         Ok(self)
