@@ -4,6 +4,7 @@
 
 mod commands;
 mod faults;
+mod posted;
 mod segments;
 mod wqes;
 
