@@ -4,11 +4,12 @@
 //! the values read, every byte comes out the same.
 
 use firmware_cmds::mkey::{CreateMkeyIn, DestroyMkeyIn};
+use firmware_cmds::page_fault::FaultType;
 use firmware_cmds::umr::{MkeyMask, UmrWqe, UmrXlt};
 use firmware_cmds::wqe::{DataSeg, SendTransport, SendWqe};
 use firmware_cmds::{
     AccessMode, FaultToken, Iova, MemoryToken, Mkey, MkeyIndex, PageFaultResume, Pdn, Qpn, Scheme,
-    Wire,
+    TransportToken, Wire, WqNumber,
 };
 
 use crate::hex;
@@ -275,14 +276,31 @@ fn destroy_mkey() {
 /// odp.c:mlx5_ib_page_fault_resume.
 #[test]
 fn resume() {
+    let check = |text: &str, scheme, fault, error| {
+        let bytes = hex(text);
+        let resume = PageFaultResume::parse(&bytes, scheme).expect("PAGE_FAULT_RESUME");
+        assert_eq!(resume, PageFaultResume { fault, error });
+        assert_eq!(resume.to_bytes(), bytes[..]);
+    };
     for (text, error, token) in [
         ("02040000 00000000 00000000 00000001", false, 1),
         ("02040000 00000000 80000000 000002f3", true, 0x2f3),
     ] {
-        let bytes = hex(text);
-        let resume = PageFaultResume::parse(&bytes, Scheme::Memory).expect("PAGE_FAULT_RESUME");
         let fault = FaultToken::Memory(MemoryToken::truncate(token));
-        assert_eq!(resume, PageFaultResume { fault, error });
-        assert_eq!(resume.to_bytes(), bytes[..]);
+        check(text, Scheme::Memory, fault, error);
+    }
+    // SEND, its receive, RDMA READ at the responder, and at the requester.
+    for (text, fault_type, wq_number, token) in [
+        ("02040000 00000000 01000043 00000001", 1, 0x43, 1),
+        ("02040000 00000000 02000044 00000002", 2, 0x44, 2),
+        ("02040000 00000000 040000c9 000000c9", 4, 0xc9, 0xc9),
+        ("02040000 00000000 03000045 000000ca", 3, 0x45, 0xca),
+    ] {
+        let fault = FaultToken::Transport {
+            fault_type: FaultType::truncate(fault_type),
+            wq_number: WqNumber::truncate(wq_number),
+            token: TransportToken::truncate(token),
+        };
+        check(text, Scheme::Transport, fault, false);
     }
 }
