@@ -72,10 +72,5 @@ fn access_reg(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     Ok(())
 }
 
-pub(super) const COMMANDS: &[Command] = &[Command {
-    opcode: 0x805,
-    name: "ACCESS_REG",
-    input: DATA,
-    output: DATA,
-    run: access_reg,
-}];
+pub(super) const COMMANDS: &[Command] =
+    &[Command::new(0x805, "ACCESS_REG", DATA, DATA, access_reg)];

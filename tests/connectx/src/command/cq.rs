@@ -138,25 +138,9 @@ impl Device {
     }
 }
 
-const fn command(
-    opcode: u16,
-    name: &'static str,
-    input: usize,
-    output: usize,
-    run: super::Handler,
-) -> Command {
-    Command {
-        opcode,
-        name,
-        input,
-        output,
-        run,
-    }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    command(0x400, "CREATE_CQ", PAS, 16, create_cq),
-    command(0x401, "DESTROY_CQ", 16, 16, destroy_cq),
-    command(0x402, "QUERY_CQ", 16, PAS, query_cq),
-    command(0x403, "MODIFY_CQ", PAS, 16, modify_cq),
+    Command::new(0x400, "CREATE_CQ", PAS, 16, create_cq),
+    Command::new(0x401, "DESTROY_CQ", 16, 16, destroy_cq),
+    Command::new(0x402, "QUERY_CQ", 16, PAS, query_cq),
+    Command::new(0x403, "MODIFY_CQ", PAS, 16, modify_cq),
 ];

@@ -88,13 +88,7 @@ alloc_dealloc!(
 );
 
 const fn simple(opcode: u16, name: &'static str, run: super::Handler) -> Command {
-    Command {
-        opcode,
-        name,
-        input: 16,
-        output: 16,
-        run,
-    }
+    Command::new(opcode, name, 16, 16, run)
 }
 
 pub(super) const COMMANDS: &[Command] = &[

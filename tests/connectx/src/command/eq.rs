@@ -92,25 +92,7 @@ fn query_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
 }
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command {
-        opcode: 0x301,
-        name: "CREATE_EQ",
-        input: PAS,
-        output: 16,
-        run: create_eq,
-    },
-    Command {
-        opcode: 0x302,
-        name: "DESTROY_EQ",
-        input: 16,
-        output: 16,
-        run: destroy_eq,
-    },
-    Command {
-        opcode: 0x303,
-        name: "QUERY_EQ",
-        input: 16,
-        output: CONTEXT + 0x40,
-        run: query_eq,
-    },
+    Command::new(0x301, "CREATE_EQ", PAS, 16, create_eq),
+    Command::new(0x302, "DESTROY_EQ", 16, 16, destroy_eq),
+    Command::new(0x303, "QUERY_EQ", 16, PAS, query_eq),
 ];

@@ -161,41 +161,25 @@ fn query_special_contexts(_: &mut Device, _: &[u8], output: &mut [u8]) -> CmdRes
     Ok(())
 }
 
-const fn command(
-    opcode: u16,
-    name: &'static str,
-    input: usize,
-    output: usize,
-    run: super::Handler,
-) -> Command {
-    Command {
-        opcode,
-        name,
-        input,
-        output,
-        run,
-    }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    command(
+    Command::new(
         0x100,
         "QUERY_HCA_CAP",
         16,
         CAPS_AT + CAP_SIZE,
         query_hca_cap,
     ),
-    command(0x101, "QUERY_ADAPTER", 16, 0x110, query_adapter),
-    command(0x102, "INIT_HCA", 16, 16, init_hca),
-    command(0x103, "TEARDOWN_HCA", 16, 16, teardown_hca),
-    command(0x104, "ENABLE_HCA", 16, 12, enable_hca),
-    command(0x105, "DISABLE_HCA", 16, 12, disable_hca),
-    command(0x107, "QUERY_PAGES", 16, 16, query_pages),
-    command(0x108, "MANAGE_PAGES", 16, 16, manage_pages),
-    command(0x109, "SET_HCA_CAP", CAPS_AT + CAP_SIZE, 16, set_hca_cap),
-    command(0x10a, "QUERY_ISSI", 16, 0x70, query_issi),
-    command(0x10b, "SET_ISSI", 16, 16, set_issi),
-    command(
+    Command::new(0x101, "QUERY_ADAPTER", 16, 0x110, query_adapter),
+    Command::new(0x102, "INIT_HCA", 16, 16, init_hca),
+    Command::new(0x103, "TEARDOWN_HCA", 16, 16, teardown_hca),
+    Command::new(0x104, "ENABLE_HCA", 16, 12, enable_hca),
+    Command::new(0x105, "DISABLE_HCA", 16, 12, disable_hca),
+    Command::new(0x107, "QUERY_PAGES", 16, 16, query_pages),
+    Command::new(0x108, "MANAGE_PAGES", 16, 16, manage_pages),
+    Command::new(0x109, "SET_HCA_CAP", CAPS_AT + CAP_SIZE, 16, set_hca_cap),
+    Command::new(0x10a, "QUERY_ISSI", 16, 0x70, query_issi),
+    Command::new(0x10b, "SET_ISSI", 16, 16, set_issi),
+    Command::new(
         0x203,
         "QUERY_SPECIAL_CONTEXTS",
         16,

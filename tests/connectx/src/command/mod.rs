@@ -120,6 +120,26 @@ pub struct Command {
     pub run: Handler,
 }
 
+impl Command {
+    /// An entry of the table.
+    #[must_use]
+    pub const fn new(
+        opcode: u16,
+        name: &'static str,
+        input: usize,
+        output: usize,
+        run: Handler,
+    ) -> Self {
+        Self {
+            opcode,
+            name,
+            input,
+            output,
+            run,
+        }
+    }
+}
+
 /// Every command the device has.
 const COMMANDS: &[&[Command]] = &[
     access_reg::COMMANDS,

@@ -167,43 +167,27 @@ fn arm_xrc_srq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
     Ok(())
 }
 
-const fn command(
-    opcode: u16,
-    name: &'static str,
-    input: usize,
-    output: usize,
-    run: super::Handler,
-) -> Command {
-    Command {
-        opcode,
-        name,
-        input,
-        output,
-        run,
-    }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    command(0x705, "CREATE_XRC_SRQ", PAS, 16, create_xrc_srq),
-    command(0x706, "DESTROY_XRC_SRQ", 16, 16, destroy_xrc_srq),
-    command(
+    Command::new(0x705, "CREATE_XRC_SRQ", PAS, 16, create_xrc_srq),
+    Command::new(0x706, "DESTROY_XRC_SRQ", 16, 16, destroy_xrc_srq),
+    Command::new(
         0x707,
         "QUERY_XRC_SRQ",
         16,
         XRC_CONTEXT + XRC_CONTEXT_SIZE,
         query_xrc_srq,
     ),
-    command(0x708, "ARM_XRC_SRQ", 16, 16, arm_xrc_srq),
-    command(0x90c, "CREATE_RMP", PAS, 16, create_rmp),
-    command(
+    Command::new(0x708, "ARM_XRC_SRQ", 16, 16, arm_xrc_srq),
+    Command::new(0x90c, "CREATE_RMP", PAS, 16, create_rmp),
+    Command::new(
         0x90d,
         "MODIFY_RMP",
         RMP_CONTEXT + RMP_CONTEXT_SIZE,
         16,
         modify_rmp,
     ),
-    command(0x90e, "DESTROY_RMP", 16, 16, destroy_rmp),
-    command(
+    Command::new(0x90e, "DESTROY_RMP", 16, 16, destroy_rmp),
+    Command::new(
         0x90f,
         "QUERY_RMP",
         16,

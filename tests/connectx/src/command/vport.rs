@@ -116,38 +116,22 @@ fn query_counter(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult
     Ok(())
 }
 
-const fn command(
-    opcode: u16,
-    name: &'static str,
-    input: usize,
-    output: usize,
-    run: super::Handler,
-) -> Command {
-    Command {
-        opcode,
-        name,
-        input,
-        output,
-        run,
-    }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    command(
+    Command::new(
         0x762,
         "QUERY_HCA_VPORT_CONTEXT",
         16,
         CONTEXT + CONTEXT_SIZE,
         query_context,
     ),
-    command(
+    Command::new(
         0x763,
         "MODIFY_HCA_VPORT_CONTEXT",
         CONTEXT + CONTEXT_SIZE,
         16,
         modify_context,
     ),
-    command(0x764, "QUERY_HCA_VPORT_GID", 16, 16, query_gid),
-    command(0x765, "QUERY_HCA_VPORT_PKEY", 16, 16, query_pkey),
-    command(0x770, "QUERY_VPORT_COUNTER", 16, 0x210, query_counter),
+    Command::new(0x764, "QUERY_HCA_VPORT_GID", 16, 16, query_gid),
+    Command::new(0x765, "QUERY_HCA_VPORT_PKEY", 16, 16, query_pkey),
+    Command::new(0x770, "QUERY_VPORT_COUNTER", 16, 0x210, query_counter),
 ];
