@@ -95,12 +95,11 @@ impl Driver for Device {
     }
 
     fn back_off(&self, why: Pressure, attempt: u32) {
-        // A race is over as soon as it is noticed; the others are not.
-        let milliseconds = match why {
-            Pressure::Race => return,
-            Pressure::Held => 1,
-            Pressure::Memory => 4_i64 << attempt.min(4),
-        };
+        // A race is over as soon as it is noticed; want of memory is not.
+        if why != Pressure::Memory {
+            return;
+        }
+        let milliseconds = 4_i64 << attempt.min(4);
         fsleep(Delta::from_millis(milliseconds));
     }
 

@@ -86,13 +86,8 @@ impl Mr {
     pub(crate) fn enable(&self, pdn: u32) -> Result {
         use mlx5_odp::{LockedPages, PageState};
 
-        let mut attempt = 1;
-        let mut locked = loop {
-            match self.lock(self.placement.pages, self.placement.writable, false) {
-                Err(e) if is_pressure(e).is_some() && attempt < mlx5_odp::TRIES => attempt += 1,
-                result => break result?,
-            }
-        };
+        let placement = &self.placement;
+        let mut locked = self.lock(placement.pages, placement.writable, false)?;
         let pages = locked.pages();
         for page in pages.iter() {
             if LockedPages::state(&locked, page) == PageState::Present {

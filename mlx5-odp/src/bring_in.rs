@@ -131,6 +131,8 @@ fn retrying<R: Region>(
             Err(FaultError::WriteRefused) => return Ok(Brought::WriteRefused),
             Err(FaultError::Invalid) => return Err(NotIn::Invalid),
             Err(FaultError::Device) => return Err(NotIn::Device),
+            // The mirror has been patient, and its caller holds up the MR's destruction.
+            Err(FaultError::Again(Pressure::Held)) => return Err(NotIn::Busy(Pressure::Held)),
             Err(FaultError::Again(why)) if attempt == TRIES => return Err(NotIn::Busy(why)),
             Err(FaultError::Again(why)) => driver.back_off(why, attempt),
         }
