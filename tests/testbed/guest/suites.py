@@ -20,20 +20,21 @@ import traffic
 
 def bad_input():
     """The cases on both drivers, then case beside case."""
-    kept = []
-    for name in "c", "rust":
-        path = f"/tmp/{name}.jsonl"
-        kept.append(path)
-        with open(path, "w", encoding="utf-8") as keep, bed.Stack(name, "memory") as stack:
-            for program in "odp_bad_input", "odp_kill":
-                stack.lines(program, conformance.program(program), "--dev", stack.dev,
-                            keep=keep)
-    bed.emit("start", test="compare")
-    done = bed.command(*bed.script("compare.py"), *kept)
-    for line in done.stdout.splitlines():
-        bed.emit("text", text=line)
-    bed.emit("result", test="compare", ok=not done.returncode,
-             detail=bed.last_line(done.stderr) if done.returncode else "")
+    for scheme in "memory", "transport":
+        kept = []
+        for name in "c", "rust":
+            path = f"/tmp/{name}-{scheme}.jsonl"
+            kept.append(path)
+            with open(path, "w", encoding="utf-8") as keep, bed.Stack(name, scheme) as stack:
+                for program in "odp_bad_input", "odp_kill":
+                    stack.lines(program, conformance.program(program), "--dev", stack.dev,
+                                keep=keep)
+        bed.emit("start", test=f"compare {scheme}")
+        done = bed.command(*bed.script("compare.py"), *kept)
+        for line in done.stdout.splitlines():
+            bed.emit("text", text=line)
+        bed.emit("result", test=f"compare {scheme}", ok=not done.returncode,
+                 detail=bed.last_line(done.stderr) if done.returncode else "")
 
 
 def mixed():
