@@ -4,6 +4,10 @@
  * takes each away (MADV_DONTNEED or munmap), lets the device read it again. It reads:
  * a stale translation then shows old data, and does no harm to whoever owns the page
  * now. With the software ConnectX behind an IOMMU the strict mode sees it as well.
+ *
+ * With --fail-zaps the software ConnectX fails the UMRs by which the driver takes the
+ * first translations back (the kernel's umr.c warns of that, once). The driver may then
+ * have to refuse the device any access, but still must not let it read a dropped page.
  */
 #define _GNU_SOURCE
 #include "devctl.h"
@@ -25,6 +29,8 @@ struct zap {
 	struct ibv_mr *mr, *sink_mr;
 	uint8_t *mem, *sink;
 	struct report *report;
+	unsigned int fail_zaps;
+	unsigned int refused;
 };
 
 /* Reads range I by the device; returns the completion status. */
@@ -52,6 +58,11 @@ static void check_dropped(struct zap *z, unsigned int i)
 	int status = device_read(z, i);
 	size_t off;
 
+	if (status == IBV_WC_REM_ACCESS_ERR && z->fail_zaps) {
+		z->refused++;
+		pair_reconnect(&z->pair);
+		return;
+	}
 	if (status != IBV_WC_SUCCESS) {
 		report_fail(z->report, "range %u, dropped: %s", i, wc_status_name(status));
 		pair_reconnect(&z->pair);
@@ -75,6 +86,15 @@ static void check_unmapped(struct zap *z, unsigned int i)
 		pair_reconnect(&z->pair);
 }
 
+static void fail_umrs(unsigned int count)
+{
+	char json[64], reply[256];
+
+	snprintf(json, sizeof(json), "{\"cmd\":\"set\",\"umr_fail_count\":%u}", count);
+	if (!devctl_request(json, reply, sizeof(reply)) || strstr(reply, "error"))
+		die("the device refused %s", json);
+}
+
 static void run(struct zap *z, unsigned int ranges)
 {
 	struct device_counters before, after;
@@ -92,6 +112,8 @@ static void run(struct zap *z, unsigned int ranges)
 			report_fail(&r, "range %u, present: %s", i,
 				    status ? wc_status_name(status) : "wrong data");
 	}
+	if (z->fail_zaps)
+		fail_umrs(z->fail_zaps);
 	/* All are taken away before the first is accessed, so that pages are reused. */
 	for (i = 0; i < ranges && r.ok; i++)
 		if (i % 4 == 3 ? munmap(z->mem + i * RANGE, RANGE) :
@@ -104,6 +126,10 @@ static void run(struct zap *z, unsigned int ranges)
 			check_dropped(z, i);
 	device_counters(&after);
 	report_u64(&r, "ranges", ranges);
+	if (z->fail_zaps) {
+		fail_umrs(0);
+		report_u64(&r, "refused", z->refused);
+	}
 	if (after.valid)
 		report_u64(&r, "violations", after.violations - before.violations);
 	else
@@ -118,10 +144,11 @@ int main(int argc, char **argv)
 	static const struct option longopts[] = {
 		{ "dev", required_argument, NULL, 'd' },
 		{ "ranges", required_argument, NULL, 'n' },
+		{ "fail-zaps", required_argument, NULL, 'f' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
-	static const char use[] = "usage: odp_zap --dev NAME [--ranges N]\n";
+	static const char use[] = "usage: odp_zap --dev NAME [--ranges N] [--fail-zaps N]\n";
 	unsigned int ranges = 64;
 	const char *dev = NULL;
 	struct zap z = { 0 };
@@ -130,6 +157,7 @@ int main(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
 		switch (c) {
 		case 'd': dev = optarg; break;
+		case 'f': z.fail_zaps = parse_size("--fail-zaps", optarg); break;
 		case 'n': ranges = parse_size("--ranges", optarg); break;
 		case 'h':
 			fputs(use, stdout);
