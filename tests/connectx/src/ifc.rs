@@ -22,12 +22,15 @@ impl Field {
     /// Its value in a structure. What lies beyond the end of `bytes` reads as 0.
     #[must_use]
     pub fn get(self, bytes: &[u8]) -> u64 {
-        let mut value = 0;
-        for bit in self.bit..self.bit + self.width {
-            let byte = bytes.get(bit / 8).copied().unwrap_or(0);
-            value = value << 1 | u64::from(byte >> (7 - bit % 8) & 1);
+        let end = self.bit + self.width;
+        // Up to 9 bytes hold the field.
+        let mut value = 0_u128;
+        for at in self.bit / 8..end.div_ceil(8) {
+            value = value << 8 | u128::from(bytes.get(at).copied().unwrap_or(0));
         }
-        value
+        let mask = u64::MAX >> (64 - self.width);
+        let low = value >> (end.next_multiple_of(8) - end) & u128::from(mask);
+        u64::try_from(low).unwrap_or(mask)
     }
 
     /// Its value where it is known to fit 32 bits.
@@ -71,13 +74,16 @@ impl Field {
 }
 
 macro_rules! layouts {
-    ($($(#[$doc:meta])* $layout:ident { $($name:ident $path:literal @ $bit:literal, $width:literal;)* })*) => {
+    ($($(#[$doc:meta])* $layout:ident { $(
+        $(#[$field_doc:meta])* $name:ident $path:literal @ $bit:literal, $width:literal;
+    )* })*) => {
         $(
             $(#[$doc])*
             pub mod $layout {
-                use super::Field;
+                use $crate::ifc::Field;
                 $(
-                    #[doc = concat!("`", $path, "`")]
+                    #[doc = concat!("`", $path, "`.")]
+                    $(#[doc = ""] #[$field_doc])*
                     pub const $name: Field = Field::new($bit, $width);
                 )*
             }
@@ -85,11 +91,12 @@ macro_rules! layouts {
 
         /// Every field of this module: structure, path within it, place. For the test
         /// that compares them with the kernel's header.
-        pub const LAYOUTS: &[(&str, &[(&str, Field)])] = &[
-            $((stringify!($layout), &[$(($path, Field::new($bit, $width)),)*]),)*
+        pub const LAYOUTS: &[(&str, &[(&str, $crate::ifc::Field)])] = &[
+            $((stringify!($layout), &[$(($path, $layout::$name),)*]),)*
         ];
     };
 }
+pub(crate) use layouts;
 
 layouts! {
     /// General capabilities.

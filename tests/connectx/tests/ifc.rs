@@ -2,7 +2,7 @@
 
 //! Every field that the model knows lies where the kernel's `mlx5_ifc.h` puts it.
 
-use connectx::ifc::LAYOUTS;
+use connectx::{ifc, qp};
 
 #[test]
 fn fields_lie_where_the_kernel_puts_them() {
@@ -10,7 +10,7 @@ fn fields_lie_where_the_kernel_puts_them() {
         return;
     };
     let mut wrong = Vec::new();
-    for (name, fields) in LAYOUTS {
+    for (name, fields) in ifc::LAYOUTS.iter().chain(qp::context::LAYOUTS) {
         let layout = match oracle.layout(&format!("mlx5_ifc_{name}_bits")) {
             Ok(layout) => layout,
             Err(error) => {

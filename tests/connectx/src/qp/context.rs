@@ -7,125 +7,107 @@
 //!
 //! Offsets: kernel `include/linux/mlx5/mlx5_ifc.h:mlx5_ifc_qpc_bits`.
 
+use crate::ifc::layouts;
+pub use crate::ifc::Field;
+
 /// Length of a QP context, in bytes.
 pub const QPC_LEN: usize = 232;
 
-/// A field of at most 32 bits inside one big-endian dword of the context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// Byte offset of the dword that holds the field; a multiple of 4.
-    dword: usize,
-    /// Position of the least significant bit, 0..=31.
-    shift: u32,
-    /// Width in bits, 1..=32.
-    width: u32,
+layouts! {
+    /// The fields that the model knows.
+    qpc {
+        /// State, as [`crate::qp::QpState`] encodes it.
+        STATE "state" @ 0x0, 4;
+        /// Service type, as [`crate::qp::ServiceType`] encodes it.
+        ST "st" @ 0x8, 8;
+        /// Path migration state.
+        PM_STATE "pm_state" @ 0x13, 2;
+        /// Protection domain.
+        PD "pd" @ 0x28, 24;
+        /// Path MTU, code 1..=5 for 256..=4096 bytes.
+        MTU "mtu" @ 0x40, 3;
+        /// log2 of the longest message, in bytes.
+        LOG_MSG_MAX "log_msg_max" @ 0x43, 5;
+        /// log2 of the number of receive WQEs.
+        LOG_RQ_SIZE "log_rq_size" @ 0x49, 4;
+        /// log2 of the receive WQE stride, in units of 16 bytes.
+        LOG_RQ_STRIDE "log_rq_stride" @ 0x4d, 3;
+        /// The QP has no send queue.
+        NO_SQ "no_sq" @ 0x50, 1;
+        /// log2 of the number of 64-byte WQEBBs of the send queue.
+        LOG_SQ_SIZE "log_sq_size" @ 0x51, 4;
+        /// The reserved lkey may be used.
+        RLKY "rlky" @ 0x5b, 1;
+        /// Q counter set.
+        COUNTER_SET_ID "counter_set_id" @ 0x60, 8;
+        /// UAR page that the doorbells of the QP belong to.
+        UAR_PAGE "uar_page" @ 0x68, 24;
+        /// User index reported in CQEs of version 1.
+        USER_INDEX "user_index" @ 0x88, 24;
+        /// log2 of the page size of the buffer, minus 12.
+        LOG_PAGE_SIZE "log_page_size" @ 0xa3, 5;
+        /// QP number of the peer.
+        REMOTE_QPN "remote_qpn" @ 0xa8, 24;
+        /// P_Key index of the primary path.
+        PKEY_INDEX "primary_address_path.pkey_index" @ 0xd0, 16;
+        /// Destination LID of the primary path.
+        RLID "primary_address_path.rlid" @ 0xf0, 16;
+        /// Local ACK timeout: 4.096 us * 2^n, 0 for none.
+        ACK_TIMEOUT "primary_address_path.ack_timeout" @ 0x100, 5;
+        /// Port of the primary path.
+        PORT "primary_address_path.vhca_port_num" @ 0x1e8, 8;
+        /// Requested frequency of acknowledgements.
+        LOG_ACK_REQ_FREQ "log_ack_req_freq" @ 0x380, 4;
+        /// log2 of the RDMA READs and atomics this QP may have outstanding.
+        LOG_SRA_MAX "log_sra_max" @ 0x388, 3;
+        /// Transport retries.
+        RETRY_COUNT "retry_count" @ 0x38d, 3;
+        /// Retries after an RNR NAK, 7 for without limit.
+        RNR_RETRY "rnr_retry" @ 0x390, 3;
+        /// First PSN to send.
+        NEXT_SEND_PSN "next_send_psn" @ 0x3c8, 24;
+        /// CQ of the send queue.
+        CQN_SND "cqn_snd" @ 0x3e8, 24;
+        /// log2 of the RDMA READs and atomics the peer may have outstanding.
+        LOG_RRA_MAX "log_rra_max" @ 0x488, 3;
+        /// Size and endianness of atomics.
+        ATOMIC_MODE "atomic_mode" @ 0x48c, 4;
+        /// Remote read enabled.
+        RRE "rre" @ 0x490, 1;
+        /// Remote write enabled.
+        RWE "rwe" @ 0x491, 1;
+        /// Remote atomics enabled.
+        RAE "rae" @ 0x492, 1;
+        /// Start of the buffer in its first page, in 1/64 of the page size.
+        PAGE_OFFSET "page_offset" @ 0x494, 6;
+        /// Code of the RNR NAK timer, IBTA 9.7.5.2.8.
+        MIN_RNR_NAK "min_rnr_nak" @ 0x4a3, 5;
+        /// First PSN to receive.
+        NEXT_RCV_PSN "next_rcv_psn" @ 0x4a8, 24;
+        /// XRC domain.
+        XRCD "xrcd" @ 0x4c8, 24;
+        /// CQ of the receive queue.
+        CQN_RCV "cqn_rcv" @ 0x4e8, 24;
+        /// Address of the doorbell record.
+        DBR_ADDR "dbr_addr" @ 0x500, 64;
+        /// Q_Key.
+        Q_KEY "q_key" @ 0x540, 32;
+        /// Kind of receive queue: 0 its own, 1 shared, 3 none.
+        RQ_TYPE "rq_type" @ 0x565, 3;
+        /// Number of the shared receive queue.
+        SRQN "srqn_rmpn_xrqn" @ 0x568, 24;
+        /// WQEBBs of the send queue done by hardware.
+        HW_SQ_COUNTER "hw_sq_wqebb_counter" @ 0x5a0, 16;
+        /// WQEBBs of the send queue posted by software.
+        SW_SQ_COUNTER "sw_sq_wqebb_counter" @ 0x5b0, 16;
+        /// Receive WQEs done by hardware.
+        HW_RQ_COUNTER "hw_rq_counter" @ 0x5c0, 32;
+        /// Receive WQEs posted by software.
+        SW_RQ_COUNTER "sw_rq_counter" @ 0x5e0, 32;
+    }
 }
 
-impl Field {
-    const fn new(dword: usize, shift: u32, width: u32) -> Self {
-        assert!(dword % 4 == 0 && dword < QPC_LEN && width >= 1 && shift + width <= 32);
-        Self {
-            dword,
-            shift,
-            width,
-        }
-    }
-
-    const fn mask(self) -> u32 {
-        u32::MAX >> (32 - self.width)
-    }
-}
-
-/// State, as [`super::QpState`] encodes it.
-pub const STATE: Field = Field::new(0x00, 28, 4);
-/// Service type, as [`super::ServiceType`] encodes it.
-pub const ST: Field = Field::new(0x00, 16, 8);
-/// Path migration state.
-pub const PM_STATE: Field = Field::new(0x00, 11, 2);
-/// Protection domain.
-pub const PD: Field = Field::new(0x04, 0, 24);
-/// Path MTU, code 1..=5 for 256..=4096 bytes.
-pub const MTU: Field = Field::new(0x08, 29, 3);
-/// log2 of the longest message, in bytes.
-pub const LOG_MSG_MAX: Field = Field::new(0x08, 24, 5);
-/// log2 of the number of receive WQEs.
-pub const LOG_RQ_SIZE: Field = Field::new(0x08, 19, 4);
-/// log2 of the receive WQE stride, in units of 16 bytes.
-pub const LOG_RQ_STRIDE: Field = Field::new(0x08, 16, 3);
-/// The QP has no send queue.
-pub const NO_SQ: Field = Field::new(0x08, 15, 1);
-/// log2 of the number of 64-byte WQEBBs of the send queue.
-pub const LOG_SQ_SIZE: Field = Field::new(0x08, 11, 4);
-/// The reserved lkey may be used.
-pub const RLKY: Field = Field::new(0x08, 4, 1);
-/// Q counter set.
-pub const COUNTER_SET_ID: Field = Field::new(0x0c, 24, 8);
-/// UAR page that the doorbells of the QP belong to.
-pub const UAR_PAGE: Field = Field::new(0x0c, 0, 24);
-/// User index reported in CQEs of version 1.
-pub const USER_INDEX: Field = Field::new(0x10, 0, 24);
-/// log2 of the page size of the buffer, minus 12.
-pub const LOG_PAGE_SIZE: Field = Field::new(0x14, 24, 5);
-/// QP number of the peer.
-pub const REMOTE_QPN: Field = Field::new(0x14, 0, 24);
-/// P_Key index of the primary path.
-pub const PKEY_INDEX: Field = Field::new(0x18, 0, 16);
-/// Destination LID of the primary path.
-pub const RLID: Field = Field::new(0x1c, 0, 16);
-/// Local ACK timeout: 4.096 us * 2^n, 0 for none.
-pub const ACK_TIMEOUT: Field = Field::new(0x20, 27, 5);
-/// Port of the primary path.
-pub const PORT: Field = Field::new(0x3c, 16, 8);
-/// Requested frequency of acknowledgements.
-pub const LOG_ACK_REQ_FREQ: Field = Field::new(0x70, 28, 4);
-/// log2 of the RDMA READs and atomics this QP may have outstanding.
-pub const LOG_SRA_MAX: Field = Field::new(0x70, 21, 3);
-/// Transport retries.
-pub const RETRY_COUNT: Field = Field::new(0x70, 16, 3);
-/// Retries after an RNR NAK, 7 for without limit.
-pub const RNR_RETRY: Field = Field::new(0x70, 13, 3);
-/// First PSN to send.
-pub const NEXT_SEND_PSN: Field = Field::new(0x78, 0, 24);
-/// CQ of the send queue.
-pub const CQN_SND: Field = Field::new(0x7c, 0, 24);
-/// log2 of the RDMA READs and atomics the peer may have outstanding.
-pub const LOG_RRA_MAX: Field = Field::new(0x90, 21, 3);
-/// Size and endianness of atomics.
-pub const ATOMIC_MODE: Field = Field::new(0x90, 16, 4);
-/// Remote read enabled.
-pub const RRE: Field = Field::new(0x90, 15, 1);
-/// Remote write enabled.
-pub const RWE: Field = Field::new(0x90, 14, 1);
-/// Remote atomics enabled.
-pub const RAE: Field = Field::new(0x90, 13, 1);
-/// Start of the buffer in its first page, in 1/64 of the page size.
-pub const PAGE_OFFSET: Field = Field::new(0x90, 6, 6);
-/// Code of the RNR NAK timer, IBTA 9.7.5.2.8.
-pub const MIN_RNR_NAK: Field = Field::new(0x94, 24, 5);
-/// First PSN to receive.
-pub const NEXT_RCV_PSN: Field = Field::new(0x94, 0, 24);
-/// XRC domain.
-pub const XRCD: Field = Field::new(0x98, 0, 24);
-/// CQ of the receive queue.
-pub const CQN_RCV: Field = Field::new(0x9c, 0, 24);
-/// High half of the doorbell record's address.
-pub const DBR_ADDR_HI: Field = Field::new(0xa0, 0, 32);
-/// Low half of the doorbell record's address.
-pub const DBR_ADDR_LO: Field = Field::new(0xa4, 0, 32);
-/// Q_Key.
-pub const Q_KEY: Field = Field::new(0xa8, 0, 32);
-/// Kind of receive queue: 0 its own, 1 shared, 3 none.
-pub const RQ_TYPE: Field = Field::new(0xac, 24, 3);
-/// Number of the shared receive queue.
-pub const SRQN: Field = Field::new(0xac, 0, 24);
-/// WQEBBs of the send queue done by hardware.
-pub const HW_SQ_COUNTER: Field = Field::new(0xb4, 16, 16);
-/// WQEBBs of the send queue posted by software.
-pub const SW_SQ_COUNTER: Field = Field::new(0xb4, 0, 16);
-/// Receive WQEs done by hardware.
-pub const HW_RQ_COUNTER: Field = Field::new(0xb8, 0, 32);
-/// Receive WQEs posted by software.
-pub const SW_RQ_COUNTER: Field = Field::new(0xbc, 0, 32);
+pub use qpc::*;
 
 /// The primary path (`ads`), as dwords of the context.
 pub const PRIMARY_PATH: core::ops::Range<usize> = 0x18..0x44;
@@ -154,32 +136,27 @@ impl QpContext {
         &self.0
     }
 
-    fn dword(&self, offset: usize) -> u32 {
-        let mut word = [0; 4];
-        word.copy_from_slice(&self.0[offset..offset + 4]);
-        u32::from_be_bytes(word)
-    }
-
-    /// Reads a field.
+    /// Reads a field of at most 32 bits.
     pub fn get(&self, field: Field) -> u32 {
-        (self.dword(field.dword) >> field.shift) & field.mask()
+        field.get32(&self.0)
     }
 
     /// True if a one-bit field is set.
     pub fn flag(&self, field: Field) -> bool {
-        self.get(field) != 0
+        field.is_set(&self.0)
     }
 
     /// Writes a field; bits of `value` beyond its width are ignored.
     pub fn set(&mut self, field: Field, value: u32) {
-        let keep = self.dword(field.dword) & !(field.mask() << field.shift);
-        let word = keep | ((value & field.mask()) << field.shift);
-        self.0[field.dword..field.dword + 4].copy_from_slice(&word.to_be_bytes());
+        field.set(
+            &mut self.0,
+            u64::from(value) & (u64::MAX >> (64 - field.width)),
+        );
     }
 
     /// Takes `field` from `other`.
     pub fn copy_field(&mut self, other: &Self, field: Field) {
-        self.set(field, other.get(field));
+        field.set(&mut self.0, field.get(&other.0));
     }
 
     /// Takes a range of bytes from `other`.
@@ -189,7 +166,7 @@ impl QpContext {
 
     /// Address of the doorbell record, 0 if none was given.
     pub fn dbr_addr(&self) -> u64 {
-        u64::from(self.get(DBR_ADDR_HI)) << 32 | u64::from(self.get(DBR_ADDR_LO))
+        DBR_ADDR.get(&self.0)
     }
 }
 

@@ -156,8 +156,7 @@ impl Transition {
         }
         match self {
             Self::RstToInit if new.dbr_addr() != 0 => {
-                context.copy_field(new, qpc::DBR_ADDR_HI);
-                context.copy_field(new, qpc::DBR_ADDR_LO);
+                context.copy_field(new, qpc::DBR_ADDR);
             }
             Self::InitToRtr => copy_path(context, new),
             _ => {}
@@ -223,7 +222,7 @@ mod tests {
         let mut context = at(QpState::Rst);
         context.set(qpc::LOG_SQ_SIZE, 7);
         context.set(qpc::USER_INDEX, 0x1234);
-        context.set(qpc::DBR_ADDR_LO, 0x1000);
+        context.set(qpc::DBR_ADDR, 0x1000);
         Transition::RstToInit
             .apply(&mut context, QpState::Rst, 0, &QpContext::zeroed())
             .unwrap();

@@ -295,7 +295,7 @@ impl Rig {
         context.set(qpc::CQN_SND, self.cqn);
         context.set(qpc::CQN_RCV, self.cqn);
         let (buffer, dbr) = (self.pages(1), self.pages(1));
-        context.set(qpc::DBR_ADDR_LO, u32::try_from(dbr).unwrap());
+        context.set(qpc::DBR_ADDR, u32::try_from(dbr).unwrap());
         let mut input = vec![0; 0x118];
         input[..2].copy_from_slice(&0x500_u16.to_be_bytes());
         input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
@@ -338,6 +338,17 @@ impl Rig {
         for opcode in [0x502, 0x503, 0x504] {
             self.modify(opcode, qpn, 0, &context);
         }
+    }
+
+    /// 2RST, and both queues empty again.
+    pub(crate) fn reset(&mut self, qp: &mut TestQp) {
+        let mut input = vec![0; 16];
+        input[..2].copy_from_slice(&0x50a_u16.to_be_bytes());
+        input[8..12].copy_from_slice(&qp.qpn.to_be_bytes());
+        self.command(&input, 16);
+        qp.sq_pi = 0;
+        qp.rq_pi = 0;
+        self.mem.write(Iova(qp.dbr), &[0; 8]).unwrap();
     }
 
     /// Two connected RC QPs.
