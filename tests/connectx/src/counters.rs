@@ -39,9 +39,9 @@ counters! {
     umr_wqes,
     /// UMR WQEs that wrote translation entries.
     umr_xlt_updates,
-    /// Translation entries written by UMR with a valid value.
+    /// Translation entries that a UMR made valid, or gave another valid value.
     mtts_set,
-    /// Translation entries written by UMR as not present.
+    /// Translation entries that a UMR took back: valid before, not present since.
     mtts_cleared,
     /// Commands executed.
     commands,

@@ -409,3 +409,26 @@ fn a_fault_that_nobody_would_hear_of_is_a_protection_error() {
     assert_eq!(kinds(&t.rig.run()), [(0xd, 0x13)]);
     assert!(t.rig.device.faults.is_empty());
 }
+
+#[test]
+fn a_message_starts_again_when_its_receiver_does() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let (mut a, mut b) = rig.rc_pair();
+    let pages = 80;
+    let len = 80 * 4096;
+    let src = rig.mr(VA, pages, RW);
+    let first = rig.mr(2 * VA, pages, RW);
+    let second = rig.mr(3 * VA, pages, RW);
+    // The first 256 KiB move, then the receiver faults and is reset.
+    rig.set_mtts(first.key, 64, &[Mtt::NOT_PRESENT; 16]);
+    let bytes = rig.fill(src.iova, len, 5);
+    rig.post_recv(&mut b, &[(first.key, first.va, len)]);
+    rig.post(&mut a, WqeOpcode::SEND, 0, &data(src.key, src.va, len));
+    assert_eq!(rig.run(), []);
+    assert_eq!(memory(rig.fault()), (first.key, first.va + 64 * 4096, 16));
+    rig.reset(&mut b);
+    rig.connect(b.qpn, a.qpn);
+    rig.post_recv(&mut b, &[(second.key, second.va, len)]);
+    assert_eq!(kinds(&rig.run_after(70)), [(2, 0), (0, 0)]);
+    assert_eq!(rig.peek(second.iova, len), bytes);
+}

@@ -119,6 +119,22 @@ fn write_and_read_of_more_than_a_chunk() {
 }
 
 #[test]
+fn a_step_is_bounded_however_long_the_message() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let (mut a, _b) = rig.rc_pair();
+    let src = rig.mr(VA, 4096, RW);
+    let dst = rig.mr(2 * VA, 4096, RW);
+    let len = 16 << 20;
+    let mut body = raddr(dst.key, dst.va);
+    body.extend(data(src.key, src.va, len));
+    rig.post(&mut a, WqeOpcode::RDMA_WRITE, 0, &body);
+    assert_eq!(rig.device.step(rig.now), Some(rig.now));
+    let moved = rig.device.counters.bytes_written;
+    assert!(moved > 0 && moved <= 8 << 20, "{moved:#x}");
+    assert_eq!(kinds(&rig.run()), [(0, 0)]);
+}
+
+#[test]
 fn write_with_immediate_takes_a_receive() {
     let mut t = pair();
     t.rig.post_recv(&mut t.b, &[]);

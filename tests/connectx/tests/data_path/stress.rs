@@ -326,7 +326,8 @@ fn bytes_survive_paging() {
             let faults = counters.faults_memory + counters.faults_rdma;
             assert!(
                 faults > 100 && world.done > 40,
-                "seed {seed}: {faults} faults, {} done", world.done
+                "seed {seed}: {faults} faults, {} done",
+                world.done
             );
             assert_eq!(counters.resumes_unknown + counters.resumes_error, 0);
         }

@@ -93,6 +93,15 @@ fn a_list_in_several_wqes_and_the_counts() {
         8,
         &none,
     );
+    // What is taken back already is not taken back again.
+    rig.umr_ok(
+        key,
+        UmrFlags::new(),
+        MkeyMask::new(),
+        &Mkc::default(),
+        8,
+        &none,
+    );
     let xlt = &rig.device.mkeys.get(key.index().get()).unwrap().xlt;
     for index in 0..32_u64 {
         let found: Mtt = xlt.entry(index).unwrap();
@@ -105,7 +114,7 @@ fn a_list_in_several_wqes_and_the_counts() {
     assert_eq!(xlt.entry::<Mtt>(32), None);
     let counters = rig.device.counters;
     assert_eq!((counters.mtts_set, counters.mtts_cleared), (32, 8));
-    assert_eq!(counters.umr_xlt_updates, 3);
+    assert_eq!(counters.umr_xlt_updates, 4);
 }
 
 #[test]
