@@ -80,7 +80,7 @@ impl Guest {
             client,
             memory,
             ended,
-            scratch: scratch,
+            scratch,
         };
         guest.write32(0x10, 0);
         guest.write32(0x14, u32::try_from(IOVA + QUEUE).unwrap());
