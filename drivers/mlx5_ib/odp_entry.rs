@@ -40,7 +40,7 @@ macro_rules! check {
 check! {
     mlx5_odp_populate_xlt mlx5_ib_odp_init mlx5_ib_odp_init_one mlx5_ib_odp_cleanup_one
     mlx5_ib_init_odp_mr mlx5_ib_init_dmabuf_mr mlx5_ib_alloc_implicit_mr mlx5_ib_free_odp_mr
-    mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq
+    mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq mlx5r_odp_drain mlx5r_odp_serve
 }
 
 /// `mmu_interval_notifier_ops` of every umem that `mr.c` makes.
