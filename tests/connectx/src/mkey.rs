@@ -16,9 +16,6 @@ pub use xlt::Xlt;
 /// The null MKey: every access through it faults.
 pub const NULL_MKEY: Mkey = Mkey::new(0x0000_0200);
 
-/// The reserved lkey: every address is an IOVA. QPs with `rlky` set may use it.
-pub const RESERVED_LKEY: Mkey = Mkey::new(0x0000_0300);
-
 /// First index handed out; lower ones belong to the special keys.
 const FIRST_INDEX: u32 = 0x10;
 /// Last index, `log_max_mkey` = 22.

@@ -8,17 +8,19 @@
 //!
 //! - `requester`: takes WQEs from the send queue and completes them.
 //! - `connected`: RC, XRC and UC messages, and the responder's part in them.
+//! - `receive`: gives messages receive WQEs and completes those.
 //! - `datagram`: UD messages.
 //! - [`mover`]: moves bytes between segment lists.
 
 mod connected;
 mod datagram;
 pub mod mover;
+mod receive;
 mod requester;
 
 use std::time::Duration;
 
-use crate::completion::{cqe_opcode, syndrome, Cqe};
+use crate::completion::syndrome;
 use crate::device::Device;
 use crate::event::{event_type, Eqe};
 use crate::fault::{Stall, StallKind, Token};
@@ -379,34 +381,5 @@ impl Device {
         if let Some(op) = op {
             self.fail(stall.requester, &op.request, failure);
         }
-    }
-
-    /// Fails the receive WQE that the message under way was given.
-    fn fail_receive(&mut self, qpn: Qpn, syndrome: u8) {
-        let Some(qp) = self.qps.get_mut(qpn) else {
-            return;
-        };
-        let Some(receive) = qp.rq.bound.take() else {
-            return;
-        };
-        if receive.srq.is_none() {
-            qp.rq.ci = qp.rq.ci.wrapping_add(1);
-        }
-        self.push_receive_error(qpn, &receive, syndrome);
-    }
-
-    fn push_receive_error(&mut self, qpn: Qpn, receive: &Receive, syndrome: u8) {
-        let Some((cqn, user_index)) = self.receive_cq(qpn, receive) else {
-            return;
-        };
-        let cqe = Cqe {
-            opcode: cqe_opcode::RESP_ERR,
-            qpn,
-            user_index,
-            wqe_counter: receive.index,
-            syndrome,
-            ..Cqe::default()
-        };
-        self.push_cqe(cqn, &cqe);
     }
 }

@@ -9,17 +9,15 @@ use firmware_cmds::Mkey;
 
 use super::mover::{total, Blocked, End, Obstacle, Segment};
 use super::{Failure, Op, Outcome, PeerFailure};
-use crate::completion::{cqe_opcode, syndrome, Cqe};
+use crate::completion::{cqe_opcode, syndrome};
 use crate::device::Device;
-use crate::event::{event_type, Eqe};
+use crate::event::event_type;
 use crate::fault::{Stall, StallKind};
-use crate::guest::DmaError;
-use crate::ids::{Cqn, Pdn, Qpn, Srqn};
+use crate::ids::{Pdn, Qpn, Srqn};
 use crate::mkey::{Access, Target, WalkError};
 use crate::qp::context as qpc;
 use crate::qp::{Qp, RecvKind, ServiceType};
-use crate::srq::SrqKind;
-use crate::wqe::{self, Receive};
+use crate::wqe::Receive;
 
 /// The longest message, `log_max_msg` = 30.
 const MAX_MESSAGE: u64 = 1 << 30;
@@ -361,26 +359,6 @@ impl Device {
         }
     }
 
-    /// Domain that the receive side of a QP belongs to: its own, or that of the shared
-    /// queue whose WQE the message was given.
-    pub(super) fn receive_pd(&self, qpn: Qpn) -> Option<Pdn> {
-        let qp = self.qps.get(qpn)?;
-        match qp.rq.bound.as_ref().and_then(|receive| receive.srq) {
-            Some(srqn) => self.srq_pd(srqn),
-            None => qp.pd(),
-        }
-    }
-
-    fn srq_pd(&self, srqn: Srqn) -> Option<Pdn> {
-        // No MKey belongs to a domain beyond 24 bits.
-        Some(
-            self.srqs
-                .queues
-                .get(&srqn)
-                .map_or(Pdn(u32::MAX), |srq| srq.pd),
-        )
-    }
-
     /// The requester's memory is in the way.
     pub(super) fn requester_blocked(
         &mut self,
@@ -504,99 +482,6 @@ impl Device {
         let peer = self.qps.get(path.peer);
         peer.and_then(|peer| peer.rq.bound.clone())
             .ok_or(Outcome::Forgotten)
-    }
-
-    /// Gives the message that a QP receives the next WQE of a queue; `false` if there is
-    /// none.
-    ///
-    /// # Errors
-    ///
-    /// If the queue cannot be read.
-    pub(super) fn take_receive(&mut self, qpn: Qpn, kind: RecvKind) -> Result<bool, DmaError> {
-        let Some(qp) = self.qps.get_mut(qpn) else {
-            return Ok(false);
-        };
-        let mem = &*self.mem;
-        qp.rq.bound = match kind {
-            RecvKind::Own => wqe::fetch_receive(qp, mem)?,
-            RecvKind::None => None,
-            RecvKind::Shared(srqn) => match self.srqs.queues.get_mut(&srqn) {
-                Some(srq) => srq
-                    .take(mem)?
-                    .map(|(index, list)| Receive::parse(index, Some(srqn), &list)),
-                None => None,
-            },
-        };
-        let found = qp.rq.bound.is_some();
-        if let RecvKind::Shared(srqn) = kind {
-            self.check_srq_limit(srqn)?;
-        }
-        Ok(found)
-    }
-
-    /// Tells the driver, once, that a shared queue has fewer WQEs left than it asked for.
-    fn check_srq_limit(&mut self, srqn: Srqn) -> Result<(), DmaError> {
-        let Some(srq) = self.srqs.queues.get_mut(&srqn) else {
-            return Ok(());
-        };
-        if srq.limit > 0 && srq.posted(&*self.mem)? < srq.limit {
-            srq.limit = 0;
-            self.raise(Eqe::for_srq(event_type::SRQ_LIMIT, srqn));
-        }
-        Ok(())
-    }
-
-    /// Drops a message of UC; an own receive WQE stays where it is.
-    fn drop_receive(&mut self, peer: Qpn) {
-        if let Some(peer) = self.qps.get_mut(peer) {
-            if peer.rq.bound.as_ref().is_some_and(|r| r.srq.is_none()) {
-                peer.rq.bound = None;
-            }
-        }
-    }
-
-    /// CQ and user index of a receive WQE's completion.
-    pub(super) fn receive_cq(&self, qpn: Qpn, receive: &Receive) -> Option<(Cqn, u32)> {
-        let qp = self.qps.get(qpn)?;
-        let kind = receive
-            .srq
-            .and_then(|srqn| self.srqs.queues.get(&srqn))
-            .map(|srq| srq.kind);
-        Some(match kind {
-            Some(SrqKind::Xrc {
-                cqn, user_index, ..
-            }) => (cqn, user_index),
-            _ => (qp.recv_cq(), qp.user_index()),
-        })
-    }
-
-    /// Completes the receive WQE that a message was given.
-    fn complete_receive(&mut self, peer: Qpn, op: &Op, opcode: u8) {
-        let Some(qp) = self.qps.get_mut(peer) else {
-            return;
-        };
-        let Some(receive) = qp.rq.bound.take() else {
-            return;
-        };
-        if receive.srq.is_none() {
-            qp.rq.ci = qp.rq.ci.wrapping_add(1);
-        }
-        let source_qpn = qp.remote_qpn();
-        let Some((cqn, user_index)) = self.receive_cq(peer, &receive) else {
-            return;
-        };
-        let cqe = Cqe {
-            opcode,
-            qpn: peer,
-            user_index,
-            immediate: op.request.ctrl.imm,
-            byte_count: u32::try_from(op.request.len).unwrap_or(u32::MAX),
-            wqe_counter: receive.index,
-            source_qpn,
-            solicited: op.request.ctrl.solicited,
-            ..Cqe::default()
-        };
-        self.push_cqe(cqn, &cqe);
     }
 }
 
