@@ -63,11 +63,10 @@ pub(crate) fn guest(
     let ended = run.join().expect("the run does not panic");
     let during = report.open.take();
     Ok(match ended {
-        Ok(outcome) if outcome.status == 0 => None,
-        Ok(outcome) => Some(format!(
-            "{} ended with status {}{}",
+        Ok(0) => None,
+        Ok(status) => Some(format!(
+            "{} ended with status {status}{}",
             command[0],
-            outcome.status,
             during.map_or_else(String::new, |test| format!(" during {test}")),
         )),
         Err(error) => Some(match during {

@@ -150,11 +150,11 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
         stack: (!args.no_load).then_some(stack),
         timeout: Duration::from_secs(args.timeout),
     };
-    let outcome = vm::run(
+    let status = vm::run(
         machine,
         &job,
         Box::new(std::io::stdout()),
         Box::new(std::io::stderr()),
     )?;
-    Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(1)))
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
 }

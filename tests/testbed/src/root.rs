@@ -199,7 +199,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Root> {
     let ready = cache.step(&recipe, |tree, log| {
         bootstrap(tree, log)?;
         let (release, version) = kernel(tree)?;
-        check_compilers(tree, &release)?;
+        check_compiler(tree, &release)?;
         Ok(json!({ "release": release, "kernel": version }))
     })?;
     let release = ready.note("release")?.to_owned();
@@ -292,8 +292,8 @@ fn kernel(tree: &Path) -> Result<(String, String)> {
     Ok((release, version))
 }
 
-/// Fails unless the compilers in the root are those that built the kernel.
-fn check_compilers(tree: &Path, release: &str) -> Result<()> {
+/// Fails unless the Rust compiler in the root is the one that built the kernel.
+fn check_compiler(tree: &Path, release: &str) -> Result<()> {
     let config = fs::read_to_string(tree.join(format!("boot/config-{release}")))?;
     let built_with = |key: &str| {
         config
@@ -311,14 +311,12 @@ fn check_compilers(tree: &Path, release: &str) -> Result<()> {
             .map(str::to_owned)
             .ok_or_else(|| anyhow!("{package} is not in the Debian root"))
     };
-    for (key, package) in [("CONFIG_RUSTC_VERSION_TEXT", "rustc")] {
-        let text = built_with(key)?;
-        let version = installed(package)?;
-        // "rustc 1.85.1 (4eb161250 2025-03-15)" and "1.85.1+dfsg1-1".
-        let kernels = text.split(' ').nth(1).unwrap_or_default();
-        if kernels.is_empty() || !version.starts_with(kernels) {
-            bail!("the kernel was built with {text}, the archive has {package} {version}");
-        }
+    let built = built_with("CONFIG_RUSTC_VERSION_TEXT")?;
+    let version = installed("rustc")?;
+    // "rustc 1.85.1 (4eb161250 2025-03-15)" and "1.85.1+dfsg1-1".
+    let kernels = built.split(' ').nth(1).unwrap_or_default();
+    if kernels.is_empty() || !version.starts_with(kernels) {
+        bail!("the kernel was built with {built}, the archive has rustc {version}");
     }
     Ok(())
 }
