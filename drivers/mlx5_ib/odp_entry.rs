@@ -92,11 +92,10 @@ unsafe extern "C" fn invalidate(
     if done.pages != 0 {
         umem.count_invalidation(done.pages * umem.placement().shift.base_pages());
     }
-    if done.failed {
-        umem.warn(c"translations could not be taken back, the MKey is revoked");
-    }
     if done.kept != 0 {
-        umem.warn(c"the MKey could not be revoked, pages are kept until it is destroyed");
+        umem.warn(c"translations could not be taken back, pages are kept until the MKey is destroyed");
+    } else if done.failed {
+        umem.warn(c"translations could not be taken back, the MKey is revoked");
     }
     true
 }

@@ -24,10 +24,13 @@ use crate::region::placement_of;
 /// # Invariants
 ///
 /// - `region` describes a live umem, whose lock this thread holds.
-/// - `mr`, if any, is the MR that owns the umem, and its MKey is neither revoked nor destroyed.
+/// - `mr`, if any, is the MR that owns the umem; it is live. Its MKey is neither revoked nor
+///   destroyed, unless `revoked` says so.
+/// - With an MR, `region` holds its device.
 pub(crate) struct Locked {
     region: bindings::mlx5r_odp_region,
     mr: Option<NonNull<bindings::mlx5_ib_mr>>,
+    revoked: bool,
     placement: Placement,
     _not_send: NotThreadSafe,
 }
@@ -61,6 +64,7 @@ impl Locked {
         Some(Self {
             region,
             mr: NonNull::new(owner),
+            revoked: false,
             placement,
             _not_send: NotThreadSafe,
         })
@@ -73,7 +77,7 @@ impl Locked {
 
     /// Whether the MKey is in use.
     pub(crate) fn has_mkey(&self) -> bool {
-        self.mr.is_some()
+        self.mr.is_some() && !self.revoked
     }
 
     /// All pages of the region.
@@ -192,6 +196,7 @@ impl Borrowed {
         Ok(Self(ManuallyDrop::new(Locked {
             region,
             mr: Some(mr),
+            revoked: false,
             placement,
             _not_send: NotThreadSafe,
         })))
@@ -254,9 +259,10 @@ impl LockedPages for Locked {
 
 impl Invalidate for Locked {
     fn mkey(&self) -> MkeyState {
-        match self.mr {
-            Some(_) => MkeyState::Live,
-            None => MkeyState::Gone,
+        if self.has_mkey() {
+            MkeyState::Live
+        } else {
+            MkeyState::Gone
         }
     }
 
@@ -282,10 +288,10 @@ impl Invalidate for Locked {
         // SAFETY: By the invariants `mr` is live.
         kernel::error::to_result(unsafe { bindings::mlx5r_odp_revoke(mr.as_ptr()) })
             .map_err(|_| NotZapped)?;
-        // INVARIANT: The MKey is revoked, so that the umem has no owner any more.
+        // INVARIANT: The MKey is revoked. Without an owner the umem is not faulted in any more.
+        self.revoked = true;
         // SAFETY: The umem is live and locked.
         unsafe { bindings::mlx5r_odp_disown(self.region.umem) };
-        self.mr = None;
         Ok(())
     }
 
