@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 
 use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::global_lock;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
@@ -21,6 +22,9 @@ global_lock! {
     // SAFETY: `mlx5_ib_odp_init` initialises it, before any device exists.
     pub(crate) unsafe(uninit) static REPEATS: Mutex<Repeats> = Repeats::new();
 }
+
+/// Faults of all devices that went back unserved.
+static GIVEN_BACK: Atomic<u32> = Atomic::new(0);
 
 /// A device.
 ///
@@ -96,24 +100,18 @@ impl Driver for Device {
 
     fn back_off(&self, why: Pressure, attempt: u32) {
         // A race is over as soon as it is noticed; want of memory is not.
-        if why != Pressure::Memory {
-            return;
+        if why == Pressure::Memory {
+            fsleep(Delta::from_millis(4 << attempt.min(4)));
         }
-        let milliseconds = 4_i64 << attempt.min(4);
-        fsleep(Delta::from_millis(milliseconds));
     }
 
     fn gave_back(&self, why: Pressure) {
-        if why != Pressure::Race {
-            self.warn(
-                c"page fault handed back to the device, pressure",
-                match why {
-                    Pressure::Race => 0,
-                    Pressure::Held => 1,
-                    Pressure::Memory => 2,
-                },
-            );
-        }
+        let what = match why {
+            Pressure::Race => c"page fault handed back to the device: invalidations, total",
+            Pressure::Held => c"page fault handed back to the device: a held range, total",
+            Pressure::Memory => c"page fault handed back to the device: no memory, total",
+        };
+        self.warn(what, GIVEN_BACK.fetch_add(1, Relaxed).wrapping_add(1));
     }
 
     fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool {

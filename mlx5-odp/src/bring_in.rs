@@ -65,7 +65,7 @@ fn for_access<R: Region>(
     let writable = region.placement().writable;
 
     match intent {
-        // The Mkey does not allow it; had the device not known, it would fault for ever.
+        // The MKey does not allow it; with read access the device would fault for ever.
         Intent::Write if !writable => Err(NotIn::Invalid),
         Intent::Write => match retrying(region, run, Access::Write, driver)? {
             Brought::WriteRefused => Err(NotIn::Invalid),
@@ -79,8 +79,8 @@ fn for_access<R: Region>(
             Brought::New | Brought::HadRead => Ok(()),
         },
         Intent::Read | Intent::Unknown => match retrying(region, run, Access::Read, driver)? {
-            // The event says read, and read it had. Not a fault raised before that was published,
-            // for there would be no end of those: so the event cannot be trusted.
+            // The event says read, and read it had, again and again. Faults raised before the pages
+            // were published would have come to an end: so the event cannot be trusted.
             Brought::HadRead if writable && driver.repeats(region.mkey(), run.first) => {
                 match retrying(region, run, Access::Write, driver)? {
                     Brought::WriteRefused => Err(NotIn::Invalid),

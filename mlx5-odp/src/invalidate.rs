@@ -37,18 +37,18 @@ pub trait Invalidate {
     /// [`NotZapped`] if the update failed.
     fn zap(&mut self, run: PageRun) -> Result<(), NotZapped>;
 
-    /// Takes the whole Mkey from the device, for good: later faults on it are refused.
+    /// Takes the whole MKey from the device, for good: later faults on it are refused.
     ///
     /// # Errors
     ///
-    /// [`NotZapped`] if that failed too; the Mkey is [`MkeyState::Lost`] then.
+    /// [`NotZapped`] if that failed too; the MKey is [`MkeyState::Lost`] then.
     fn revoke(&mut self) -> Result<(), NotZapped>;
 
     /// Unmaps the pages of `run`, marks those dirty that the device could write, and forgets them;
     /// except for stuck ones.
     fn unmap(&mut self, run: PageRun);
 
-    /// Keeps a leaving page mapped and in memory until the Mkey is destroyed, because the device
+    /// Keeps a leaving page mapped and in memory until the MKey is destroyed, because the device
     /// may still use it.
     fn keep(&mut self, page: PageIndex);
 }
@@ -62,7 +62,7 @@ pub struct Invalidated {
     pub updates: u64,
     /// Pages that had to be kept.
     pub kept: u64,
-    /// Whether an update failed, so that the Mkey had to go.
+    /// Whether an update failed, so that the MKey had to go.
     pub failed: bool,
 }
 

@@ -55,7 +55,7 @@ pub enum FaultError {
     Again(Pressure),
 }
 
-/// A user memory region with an Mkey, kept alive by the value.
+/// A user memory region with an MKey, kept alive by the value.
 pub trait Region {
     /// See [`Region::fault_and_lock`].
     type Pages<'a>: LockedPages
