@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENOUGH_DISTURBANCES 10
+#define ENOUGH_DISTURBANCES 5
 
 struct options {
 	const char *dev;
@@ -33,7 +33,7 @@ static void usage(FILE *out)
 	      "  --disturb[=LIST]    all, or some of drop-src,drop-dst,protect-src,\n"
 	      "                      protect-dst,fork\n"
 	      "  --seconds S         go on disturbing for S seconds per direction (0:\n"
-	      "                      until each disturbance was done 10 times)\n"
+	      "                      until each disturbance was done 5 times)\n"
 	      "  --interval-us N     pause between disturbances (3000)\n"
 	      "  --stall S           longest time for one operation (30)\n", out);
 }
@@ -142,7 +142,7 @@ static void run_direction(struct device *dev, const struct options *o, enum dire
 	if (o->disturb)
 		disturb_start(&d);
 	while (transfer_round(&t) && o->disturb && !d.failed)
-		if (now() - start >= o->seconds &&
+		if (now() - start >= o->seconds && t.verified >= o->size &&
 		    disturb_enough(&d, ENOUGH_DISTURBANCES))
 			break;
 	if (o->disturb && !disturb_stop(&d))
@@ -155,8 +155,8 @@ static void run_direction(struct device *dev, const struct options *o, enum dire
 		if (o->disturb & 1u << kind)
 			report_u64(&r, disturbance_names[kind], d.count[kind]);
 	if (o->disturb) {
+		report_u64(&r, "repeated", t.repeated);
 		report_u64(&r, "denied", t.denied);
-		report_u64(&r, "reconnects", t.reconnects);
 	}
 	report_end(&r);
 	transfer_teardown(&t);
