@@ -12,8 +12,8 @@ use kernel::prelude::*;
 use kernel::types::NotThreadSafe;
 use mlx5_odp::xlt::Table;
 use mlx5_odp::{
-    Access, FaultError, Invalidate, LockedPages, MkeyState, NotZapped, PageIndex, PageRun,
-    PageState, Placement, Pressure,
+    Access, FaultError, Invalidate, LockedPages, NotZapped, PageIndex, PageRun, PageState,
+    Placement, Pressure,
 };
 
 use crate::bindings;
@@ -258,12 +258,8 @@ impl LockedPages for Locked {
 }
 
 impl Invalidate for Locked {
-    fn mkey(&self) -> MkeyState {
-        if self.has_mkey() {
-            MkeyState::Live
-        } else {
-            MkeyState::Gone
-        }
+    fn has_mkey(&self) -> bool {
+        Locked::has_mkey(self)
     }
 
     fn state(&self, page: PageIndex) -> PageState {

@@ -9,19 +9,11 @@ use crate::{PageIndex, PageRun, PageState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotZapped;
 
-/// What the device may still do with the region's Mkey.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MkeyState {
-    /// It is in use.
-    Live,
-    /// It was revoked or destroyed: no translation is left to zap.
-    Gone,
-}
-
 /// A region inside its invalidate callback: locked, the notifier's sequence already set.
 pub trait Invalidate {
-    /// The state of the Mkey.
-    fn mkey(&self) -> MkeyState;
+    /// Whether the device may still use the region's MKey. False once that was revoked or
+    /// destroyed: no translation is left to zap then.
+    fn has_mkey(&self) -> bool;
 
     /// The state of a page.
     fn state(&self, page: PageIndex) -> PageState;
@@ -37,19 +29,19 @@ pub trait Invalidate {
     /// [`NotZapped`] if the update failed.
     fn zap(&mut self, run: PageRun) -> Result<(), NotZapped>;
 
-    /// Takes the whole MKey from the device, for good: later faults on it are refused.
+    /// Takes the whole MKey from the device, for good; later faults on it are refused.
     ///
     /// # Errors
     ///
-    /// [`NotZapped`] if that failed too; the MKey is [`MkeyState::Lost`] then.
+    /// [`NotZapped`] if that failed too.
     fn revoke(&mut self) -> Result<(), NotZapped>;
 
     /// Unmaps the pages of `run`, marks those dirty that the device could write, and forgets them;
     /// except for stuck ones.
     fn unmap(&mut self, run: PageRun);
 
-    /// Keeps a leaving page mapped and in memory until the MKey is destroyed, because the device
-    /// may still use it.
+    /// Makes a leaving page [`PageState::Stuck`]: it stays mapped and in memory until the MKey is
+    /// destroyed, because the device may still use it.
     fn keep(&mut self, page: PageIndex);
 }
 
@@ -71,12 +63,12 @@ pub struct Invalidated {
 /// One UMR serves each run of published pages; runs whose blocks touch share one.
 ///
 /// When a UMR fails the device may still hold a translation, and to return would give it access
-/// to memory of somebody else. The Mkey as a whole is taken away then, and if even that fails the
+/// to memory of somebody else. The MKey as a whole is taken away then, and if even that fails the
 /// pages stay mapped and in memory.
 pub fn invalidate<T: Invalidate>(region: &mut T, range: PageRun) -> Invalidated {
     let mut done = Invalidated::default();
 
-    if region.mkey() == MkeyState::Gone {
+    if !region.has_mkey() {
         region.unmap(range);
         return done;
     }

@@ -39,7 +39,7 @@ pub use bring_in::{bring_in, NotIn, TRIES, WINDOW};
 pub use driver::{Driver, Intent, NoRegion, NoWqe, Queue, Report, Unsupported};
 pub use eq::{drain, EventQueue, SPARE};
 pub use fault::serve;
-pub use invalidate::{invalidate, Invalidate, Invalidated, MkeyState, NotZapped};
+pub use invalidate::{invalidate, Invalidate, Invalidated, NotZapped};
 pub use range::{PageIndex, PageRun, PageShift, Placement, UserVa, VaRange};
 pub use region::{Access, FaultError, LockedPages, PageState, Pressure, Region};
 pub use repeats::Repeats;

@@ -123,7 +123,7 @@ pub struct Placement {
 impl Placement {
     /// The user memory behind `bytes` at `at`, or `None` where any of it lies outside the MR's
     /// pages. As in the C (`pagefault_mr`), the bounds are those of the pages, not of the bytes:
-    /// the device has checked the Mkey's own before it asks for pages.
+    /// the device has checked the MKey's own before it asks for pages.
     pub fn exactly(&self, at: Iova, bytes: u64) -> Option<VaRange> {
         let offset = at.get().checked_sub(self.iova.get())?;
         let start = self.address.0.checked_add(offset)?;

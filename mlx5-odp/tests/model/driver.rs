@@ -9,9 +9,9 @@ use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{DmaAddr, Iova, Mkey, PageFaultResume, WqeFault};
 use mlx5_odp::xlt::{self, Table};
 use mlx5_odp::{
-    invalidate, Access, Driver, FaultError, Invalidate, Invalidated, LockedPages, MkeyState,
-    NoRegion, NoWqe, NotZapped, PageIndex, PageRun, PageShift, PageState, Placement, Pressure,
-    Queue, Region, Repeats, Report, Unsupported, UserVa, VaRange,
+    invalidate, Access, Driver, FaultError, Invalidate, Invalidated, LockedPages, NoRegion, NoWqe,
+    NotZapped, PageIndex, PageRun, PageShift, PageState, Placement, Pressure, Queue, Region,
+    Repeats, Report, Unsupported, UserVa, VaRange,
 };
 
 use super::schedule::Schedule;
@@ -213,14 +213,8 @@ impl Table for Locked<'_> {
 }
 
 impl Invalidate for Locked<'_> {
-    fn mkey(&self) -> MkeyState {
-        let mut world = self.model.world();
-        let mr = world.mr(self.mkey);
-        if mr.revoked {
-            MkeyState::Gone
-        } else {
-            MkeyState::Live
-        }
+    fn has_mkey(&self) -> bool {
+        !self.model.world().mr(self.mkey).revoked
     }
 
     fn state(&self, page: PageIndex) -> PageState {
