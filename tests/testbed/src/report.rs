@@ -122,6 +122,61 @@ impl Report {
             .collect()
     }
 
+    /// What the demo must show, and the report does not.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let places = SCHEMES
+            .iter()
+            .flat_map(|scheme| STACKS.iter().map(move |(stack, _)| (*stack, *scheme)));
+        for (stack, scheme) in places {
+            let here = |line: &&Value| line["stack"] == stack && line["scheme"] == scheme;
+            let place = format!("{stack}/{scheme}");
+            for must in MUST {
+                let result = self
+                    .results
+                    .iter()
+                    .filter(here)
+                    .find(|r| r["test"] == must.test);
+                let Some(result) = result else {
+                    missing.push(format!("{place} {}: did not run", must.test));
+                    continue;
+                };
+                for (key, least) in [("faults", must.faults), ("bytes_verified", must.bytes)] {
+                    let seen = result[key].as_u64().unwrap_or(0);
+                    if seen < least {
+                        missing.push(format!(
+                            "{place} {}: {seen} {key}, at least {least} were due",
+                            must.test
+                        ));
+                    }
+                }
+            }
+            let Some(totals) = self.totals.iter().find(here) else {
+                missing.push(format!("{place}: no counters of the device"));
+                continue;
+            };
+            // The other scheme's events would mean that the switch did not work.
+            let count = |key: &str| totals["counters"][key].as_u64().unwrap_or(0);
+            let (own, other) = if scheme == "memory" {
+                (MEMORY_EVENTS, TRANSPORT_EVENTS)
+            } else {
+                (TRANSPORT_EVENTS, MEMORY_EVENTS)
+            };
+            if own.iter().all(|key| count(key) == 0) {
+                missing.push(format!("{place}: no page fault of this scheme"));
+            }
+            for key in other.iter().filter(|key| count(key) != 0) {
+                missing.push(format!("{place}: {key} in the other scheme"));
+            }
+            for key in ["violations", "resumes_unknown", "unknown_commands"] {
+                if count(key) != 0 {
+                    missing.push(format!("{place}: {} {key}", count(key)));
+                }
+            }
+        }
+        missing
+    }
+
     /// The figures of one stack in one scheme, in the order of the table.
     fn figures(&self, stack: &str, scheme: &str) -> Option<Map<String, Value>> {
         let here = |line: &&Value| line["stack"] == stack && line["scheme"] == scheme;
@@ -251,6 +306,58 @@ impl Report {
 const SCHEMES: &[&str] = &["memory", "transport"];
 const STACKS: &[(&str, &str)] = &[("c", "C"), ("rust", "Rust")];
 
+/// A test that each configuration of the demo must report.
+struct Must {
+    test: &'static str,
+    faults: u64,
+    bytes: u64,
+}
+
+/// A transfer of the demo, and the fewest faults it may raise.
+const fn transfer(test: &'static str, faults: u64) -> Must {
+    Must {
+        test,
+        faults,
+        bytes: 64 << 20,
+    }
+}
+
+/// Another test.
+const fn test(test: &'static str, faults: u64) -> Must {
+    Must {
+        test,
+        faults,
+        bytes: 0,
+    }
+}
+
+/// The tests, and what they cannot do without. The atomic tests and pingpong write to
+/// their memory before they register it: no fault is due.
+const MUST: &[Must] = &[
+    test("ibv_devinfo", 0),
+    test("rc_pingpong", 0),
+    test("rc_pingpong -o", 0),
+    test("test_odp_rc_traffic", 1),
+    test("test_odp_rc_mixed_mr", 1),
+    test("test_odp_rc_rdma_read", 1),
+    test("test_odp_rc_rdma_write", 1),
+    test("test_odp_rc_atomic_cmp_and_swp", 0),
+    test("test_odp_rc_atomic_fetch_and_add", 0),
+    transfer("write-64m", 1000),
+    transfer("read-64m", 1000),
+    transfer("write-64m-disturb", 1000),
+    transfer("read-64m-disturb", 1000),
+    test("stats", 0),
+    test("unload", 0),
+];
+
+const MEMORY_EVENTS: &[&str] = &["faults_memory"];
+const TRANSPORT_EVENTS: &[&str] = &[
+    "faults_wqe_requester",
+    "faults_wqe_responder",
+    "faults_rdma",
+];
+
 /// Rows that the device counted over all tests.
 const DEVICE_ROWS: &[(&str, &str)] = &[
     ("page faults: memory", "faults_memory"),
@@ -324,6 +431,45 @@ not json
         assert_eq!(report.count(), (1, 1));
         assert_eq!(report.failures(), ["rust/memory a: why"]);
         assert_eq!(report.open.as_deref(), Some("rust/memory b"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let mut report = lines(LOG);
+        let missing = report.missing();
+        assert!(missing.contains(&"c/memory ibv_devinfo: did not run".to_owned()));
+        assert!(missing.contains(&"rust/transport: no counters of the device".to_owned()));
+        // A whole demo, then with one figure too small.
+        report = Report::default();
+        for scheme in SCHEMES {
+            for (stack, _) in STACKS {
+                for must in MUST {
+                    report.take(json!({
+                        "event": "result", "stack": stack, "scheme": scheme, "ok": true,
+                        "test": must.test, "faults": must.faults, "bytes_verified": must.bytes,
+                    }));
+                }
+                let event = if *scheme == "memory" {
+                    "faults_memory"
+                } else {
+                    "faults_rdma"
+                };
+                report.take(json!({
+                    "event": "totals", "stack": stack, "scheme": scheme,
+                    "counters": { event: 5 },
+                }));
+            }
+        }
+        assert_eq!(report.missing(), Vec::<String>::new());
+        report.totals[0]["counters"]["violations"] = 1.into();
+        report.results[3]["faults"] = 0.into();
+        assert_eq!(
+            report.missing(),
+            [
+                "c/memory test_odp_rc_traffic: 0 faults, at least 1 were due",
+                "c/memory: 1 violations"
+            ]
+        );
     }
 
     #[test]
