@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! What a fault does when it cannot win: on a host that follows a script.
+
+use std::cell::{Cell, RefCell, RefMut};
+
+use hmm_abi::{
+    fault, Entry, FaultError, Geometry, Host, Index, Indices, Need, Order, Pfn, Proof, RangeError,
+    Sequence, Shared, Span, ATTEMPTS, BUSY_ATTEMPTS,
+};
+
+const PAGE: u32 = 12;
+/// Three windows.
+const PAGES: usize = 3 * 512;
+
+/// What happens around every range fault.
+#[derive(Clone, Copy, PartialEq)]
+enum Script {
+    /// Nothing.
+    Quiet,
+    /// The host waits in vain.
+    Busy,
+    /// An invalidation between the range fault and the lock.
+    Stale,
+    /// An invalidation before the range fault: of memory that is not this mirror's, by a
+    /// driver that clears no entry.
+    Before,
+    /// The range fault fails.
+    Refused,
+}
+
+struct Scripted {
+    script: Script,
+    order: Order,
+    faults: Cell<u32>,
+    sequence: Cell<usize>,
+    entries: RefCell<Vec<Entry>>,
+}
+
+struct Locked<'h> {
+    host: &'h Scripted,
+    entries: RefMut<'h, Vec<Entry>>,
+}
+
+impl Scripted {
+    fn new(script: Script) -> Self {
+        Self {
+            script,
+            order: Order(0),
+            faults: Cell::new(0),
+            sequence: Cell::new(0),
+            entries: RefCell::new(vec![Entry::EMPTY; PAGES]),
+        }
+    }
+
+    fn invalidate(&self) {
+        self.sequence.set(self.sequence.get() + 2);
+    }
+
+    /// The entries that `fault` returned with, or why not.
+    fn run(&self, need: Need, entry_shift: u32) -> Result<Indices, FaultError<&'static str>> {
+        let geometry = Geometry::cover(0, PAGES << PAGE, PAGE, entry_shift).unwrap();
+        let mut scratch = vec![Entry::EMPTY; geometry.scratch_len(geometry.indices())];
+        let faulted = fault(self, &geometry, geometry.indices(), need, &mut scratch)?;
+        assert!(self.entries.try_borrow().is_err(), "the lock is held");
+        Ok(faulted.indices)
+    }
+
+    fn valid(&self) -> usize {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|entry| entry.is_valid()).count()
+    }
+}
+
+impl Host for Scripted {
+    type Error = &'static str;
+    type Shared<'h> = Locked<'h>;
+
+    fn lock(&self) -> Locked<'_> {
+        Locked {
+            host: self,
+            entries: self.entries.borrow_mut(),
+        }
+    }
+
+    fn range_fault(
+        &self,
+        span: &Span,
+        _: Need,
+        found: &mut [Entry],
+    ) -> Result<Sequence, RangeError<&'static str>> {
+        self.faults.set(self.faults.get() + 1);
+        if self.script == Script::Before {
+            self.invalidate();
+        }
+        let sequence = Sequence(self.sequence.get());
+        for (page, entry) in found.iter_mut().enumerate() {
+            assert_eq!(*entry, Entry::EMPTY, "the scratch comes in empty");
+            *entry = Entry::present(Pfn((span.start >> PAGE) + page), true, self.order);
+        }
+        match self.script {
+            Script::Busy => return Err(RangeError::Busy),
+            Script::Refused => return Err(RangeError::Failed("refused")),
+            Script::Stale => self.invalidate(),
+            Script::Quiet | Script::Before => {}
+        }
+        Ok(sequence)
+    }
+}
+
+impl Shared for Locked<'_> {
+    fn read_retry(&self, sequence: Sequence) -> bool {
+        self.host.sequence.get() != sequence.0
+    }
+
+    fn set_sequence(&mut self, _: Sequence) {
+        unreachable!("a fault does not invalidate");
+    }
+
+    fn entry(&self, index: Index) -> Entry {
+        self.entries[index.0]
+    }
+
+    fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
+        self.entries[index.0] = entry;
+    }
+
+    fn dma_unmap(&mut self, _: Index, _: &Proof<'_>) {
+        unreachable!("a fault does not unmap");
+    }
+
+    fn set_dirty(&mut self, _: Entry) {
+        unreachable!("a fault does not dirty");
+    }
+
+    fn hold(&mut self, _: Entry) {
+        unreachable!("a fault holds no page");
+    }
+
+    fn unhold(&mut self, _: Entry) {
+        unreachable!("a fault holds no page");
+    }
+}
+
+#[test]
+fn a_quiet_host_is_asked_once_for_each_window() {
+    let host = Scripted::new(Script::Quiet);
+    assert_eq!(host.run(Need::Write, PAGE), Ok(Indices::new(0..PAGES)));
+    assert_eq!(host.faults.get(), 3);
+    assert_eq!(host.valid(), PAGES);
+}
+
+#[test]
+fn a_busy_host_is_given_up() {
+    let host = Scripted::new(Script::Busy);
+    assert_eq!(host.run(Need::Read, PAGE), Err(FaultError::Busy));
+    assert_eq!(host.faults.get(), BUSY_ATTEMPTS);
+    assert_eq!(host.valid(), 0);
+}
+
+#[test]
+fn what_is_stale_is_never_merged() {
+    let host = Scripted::new(Script::Stale);
+    assert_eq!(host.run(Need::Read, PAGE), Err(FaultError::Busy));
+    assert_eq!(host.faults.get(), ATTEMPTS);
+    assert_eq!(host.valid(), 0);
+}
+
+#[test]
+fn a_refusal_is_final() {
+    let host = Scripted::new(Script::Refused);
+    assert_eq!(host.run(Need::Read, PAGE), Err(FaultError::Host("refused")));
+    assert_eq!(host.faults.get(), 1);
+}
+
+#[test]
+fn a_fault_among_invalidations_is_cut_to_one_window() {
+    let host = Scripted::new(Script::Before);
+    assert_eq!(host.run(Need::Write, PAGE), Ok(Indices::new(0..512)));
+}
+
+#[test]
+fn a_snapshot_among_invalidations_keeps_what_it_knows() {
+    let host = Scripted::new(Script::Before);
+    let mapped =
+        Entry::from_bits(Entry::present(Pfn(7), true, Order(0)).bits() | Entry::DMA_MAPPED);
+    host.entries.borrow_mut()[7] = mapped;
+    assert_eq!(host.run(Need::Snapshot, PAGE), Ok(Indices::new(0..PAGES)));
+    // The last window was valid under the lock, and what is mapped is the driver's.
+    assert_eq!(host.valid(), 512 + 1);
+    assert!(host.entries.borrow()[7].is_dma_mapped());
+}
+
+#[test]
+fn an_entry_of_many_pages_wants_one_mapping() {
+    let mut host = Scripted::new(Script::Quiet);
+    assert_eq!(host.run(Need::Read, PAGE + 9), Err(FaultError::Fragmented));
+    host.order = Order(9);
+    assert_eq!(host.run(Need::Read, PAGE + 9), Ok(Indices::new(0..3)));
+    // Entry `i` is huge page `i`, not the `i`th page of what HMM reported.
+    let pfns = [0, 1, 2].map(|i| host.entries.borrow()[i].pfn());
+    assert_eq!(pfns, [Pfn(0), Pfn(512), Pfn(1024)]);
+}
