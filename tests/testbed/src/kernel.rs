@@ -156,7 +156,7 @@ pub(crate) fn ensure(cache: &Cache, root: &Root) -> Result<Kernel> {
     Ok(Kernel { ready, flags: "" })
 }
 
-/// What the debug kernel is made of, on top of x86_64_defconfig.
+/// What the debug kernel is made of, on top of tinyconfig.
 const DEBUG_CONFIG: &str = include_str!("../debug.config");
 
 /// Rust and KASAN together are for clang only.
@@ -167,7 +167,7 @@ const DEBUG_FLAGS: &str = "LLVM=1";
 const DEBUG_BUILD: &str = r##"
 src=/usr/src/mlx5-odp/source out=/usr/src/mlx5-odp/build
 make="make -C $src O=$out LLVM=1 -j$(nproc)"
-$make x86_64_defconfig
+$make tinyconfig
 cat /modules/debug.config >> $out/.config
 $make olddefconfig
 for option in RUST PROVE_LOCKING DEBUG_ATOMIC_SLEEP KASAN DEBUG_KMEMLEAK \

@@ -24,23 +24,31 @@ use signal_hook::iterator::Signals;
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 static LITTER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Makes SIGINT, SIGTERM and SIGHUP kill all children and remove all litter.
+/// Makes SIGINT, SIGTERM and SIGHUP kill all children and remove all litter; a second
+/// signal does not wait for the latter.
 pub(crate) fn handle_signals() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            // Held to the end: nothing is started from here on.
-            let groups = GROUPS.lock();
-            if let Ok(groups) = &groups {
-                groups.iter().for_each(|&group| kill_group(group));
+        let mut first = true;
+        for signal in signals.forever() {
+            if !first {
+                std::process::exit(128 + signal);
             }
-            if let Ok(litter) = LITTER.lock() {
-                for path in litter.iter() {
-                    let _ = fs::remove_dir_all(path);
-                }
-            }
+            first = false;
             eprintln!("\ninterrupted");
-            std::process::exit(128 + signal);
+            std::thread::spawn(move || {
+                // Held to the end: nothing is started from here on.
+                let groups = GROUPS.lock();
+                if let Ok(groups) = &groups {
+                    groups.iter().for_each(|&group| kill_group(group));
+                }
+                if let Ok(litter) = LITTER.lock() {
+                    for path in litter.iter() {
+                        let _ = fs::remove_dir_all(path);
+                    }
+                }
+                std::process::exit(128 + signal);
+            });
         }
     });
     Ok(())
