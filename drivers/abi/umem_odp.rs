@@ -331,6 +331,8 @@ impl UmemOdp {
         unsafe { IntervalNotifier::from_raw(&raw mut (*self.raw.get()).notifier) }
     }
 
+    /// The entries.
+    ///
     /// # Safety
     ///
     /// `umem_mutex` is held, or nobody else has the object.

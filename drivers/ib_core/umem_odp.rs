@@ -124,7 +124,9 @@ pub unsafe extern "C" fn ib_umem_odp_map_dma_and_lock(
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let umem = unsafe { UmemOdp::from_raw(umem_odp) };
-    let need = match (fault, access_mask & (Entry::WRITE as u64) != 0) {
+    // CAST: Widens.
+    let write = access_mask & (Entry::WRITE as u64) != 0;
+    let need = match (fault, write) {
         (false, _) => Need::Snapshot,
         (true, false) => Need::Read,
         (true, true) => Need::Write,
