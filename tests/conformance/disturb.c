@@ -12,9 +12,10 @@
 
 #define MAX_PAGES	64	/* of one action */
 #define SNAPSHOT_OPS	8	/* that a child looks at */
-#define FORK_EVERY	4	/* rounds of the other disturbances */
+#define FORK_EVERY	8	/* rounds of the other disturbances */
 #define READ_ONLY_US	1500
 #define SNAPSHOT_MS	20
+#define POLL_US		300
 
 enum child_result { CHILD_OK, CHILD_CHANGED, CHILD_FOREIGN };
 
@@ -42,16 +43,24 @@ static uint64_t random_below(struct disturber *d, uint64_t limit)
 	return pattern_word(d->seed, 0) % limit;
 }
 
-/* Half of the time where the traffic is just now, else anywhere. */
+/* An operation in flight, or about to be; held still by the caller. */
+static size_t pick_op(struct disturber *d)
+{
+	struct transfer *t = d->t;
+	size_t at = t->cursor + random_below(d, t->pair.depth + 4);
+
+	return t->todo_len ? t->todo[at % t->todo_len] : at % t->ops;
+}
+
+/* Mostly where the traffic is just now, else anywhere. */
 static size_t pick_page(struct disturber *d, bool src)
 {
 	struct transfer *t = d->t;
-	size_t op, off;
+	size_t off;
 
-	if (random_below(d, 2))
+	if (!random_below(d, 4))
 		return random_below(d, t->pages);
-	op = t->cursor + random_below(d, t->pair.depth + 4);
-	off = op % t->ops * t->op_size;
+	off = pick_op(d) * t->op_size;
 	if (src)
 		off = transfer_src_offset(t, t->round, off);
 	return off / PAGE_SIZE + random_below(d, t->op_size / PAGE_SIZE);
@@ -159,7 +168,7 @@ static void fork_child(struct disturber *d)
 	size_t op;
 
 	reap(d);
-	op = d->t->cursor % d->t->ops;
+	op = pick_op(d);
 	d->child = fork();
 	if (d->child < 0) {
 		d->child = 0;
@@ -173,8 +182,14 @@ static void *disturb_thread(void *arg)
 {
 	struct disturber *d = arg;
 	unsigned int kind = 0, forks = 0;
+	uint64_t due = 0;
 
+	/* Paced by the traffic: on a slow machine it would not get ahead otherwise. */
 	while (!d->stop && !d->failed) {
+		if (d->t->completed < due) {
+			usleep(POLL_US);
+			continue;
+		}
 		do {
 			kind = (kind + 1) % DISTURBANCES;
 		} while (!(d->enabled & 1u << kind));
@@ -197,7 +212,7 @@ static void *disturb_thread(void *arg)
 		}
 		pthread_mutex_unlock(&d->t->world);
 		d->count[kind]++;
-		usleep(d->interval_us);
+		due = d->t->completed + d->every;
 	}
 	return NULL;
 }

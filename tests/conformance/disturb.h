@@ -29,7 +29,7 @@ extern const char *const disturbance_names[DISTURBANCES];
 struct disturber {
 	struct transfer *t;
 	unsigned int enabled;		/* bits of enum disturbance */
-	unsigned int interval_us;
+	unsigned int every;		/* operations of the traffic, one disturbance */
 	uint64_t seed;
 
 	pthread_t thread;

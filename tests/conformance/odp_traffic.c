@@ -16,7 +16,7 @@
 struct options {
 	const char *dev;
 	uint64_t size, op_size, seed, min_faults;
-	unsigned int depth, interval_us, disturb;
+	unsigned int depth, every, disturb;
 	double seconds, stall_s;
 	bool write, read;
 };
@@ -34,7 +34,7 @@ static void usage(FILE *out)
 	      "                      protect-dst,fork\n"
 	      "  --seconds S         go on disturbing for S seconds per direction (0:\n"
 	      "                      until each disturbance was done 5 times)\n"
-	      "  --interval-us N     pause between disturbances (3000)\n"
+	      "  --every N           one disturbance per N operations (4)\n"
 	      "  --stall S           longest time for one operation (30)\n", out);
 }
 
@@ -107,7 +107,7 @@ static void run_direction(struct device *dev, const struct options *o, enum dire
 		.seed = o->seed, .stall_s = o->stall_s,
 	};
 	struct disturber d = {
-		.t = &t, .enabled = o->disturb, .interval_us = o->interval_us,
+		.t = &t, .enabled = o->disturb, .every = o->every,
 		.seed = o->seed,
 	};
 	struct device_counters dc;
@@ -174,14 +174,14 @@ int main(int argc, char **argv)
 		{ "min-faults", required_argument, NULL, 'f' },
 		{ "disturb", optional_argument, NULL, 'x' },
 		{ "seconds", required_argument, NULL, 't' },
-		{ "interval-us", required_argument, NULL, 'i' },
+		{ "every", required_argument, NULL, 'e' },
 		{ "stall", required_argument, NULL, 'T' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct options o = {
 		.size = 64 << 20, .op_size = 64 << 10, .seed = 1, .depth = 16,
-		.interval_us = 3000, .stall_s = 30, .write = true, .read = true,
+		.every = 4, .stall_s = 30, .write = true, .read = true,
 	};
 	struct device dev;
 	int c;
@@ -196,7 +196,7 @@ int main(int argc, char **argv)
 		case 'f': o.min_faults = parse_size("--min-faults", optarg); break;
 		case 'x': o.disturb = parse_disturb(optarg); break;
 		case 't': o.seconds = parse_size("--seconds", optarg); break;
-		case 'i': o.interval_us = parse_size("--interval-us", optarg); break;
+		case 'e': o.every = parse_size("--every", optarg); break;
 		case 'T': o.stall_s = parse_size("--stall", optarg); break;
 		case 'D':
 			o.write = !strcmp(optarg, "write") || !strcmp(optarg, "both");

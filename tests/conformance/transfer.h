@@ -7,11 +7,13 @@
  * private anonymous memory. Round R copies SRC rotated by R operations, so that no
  * page of DST keeps its content from one round to the next.
  *
- * After round R, with the disturbing thread held (struct transfer.world):
+ * After all operations of a round, with the disturbing thread held (transfer.world):
  *   - a page of DST whose last MADV_DONTNEED returned before the (last) operation on
  *     it was posted, holds that operation's data, every byte;
  *   - any other page holds, 64-bit word by word, that data or zero.
- * So a write that lands in a page that was taken back is seen: it is missing here.
+ * So a write that lands in a page that was taken back is seen: it is missing here. The
+ * operations that have pages of the second kind are done again, disturbed again, until
+ * each one has been found exact: a round verifies every byte.
  */
 #ifndef CONFORMANCE_TRANSFER_H
 #define CONFORMANCE_TRANSFER_H
@@ -51,13 +53,15 @@ struct transfer {
 	pthread_mutex_t world;
 	_Atomic uint64_t clock;
 	_Atomic uint64_t round;
-	_Atomic uint64_t cursor;	/* first operation of the round not completed */
 	struct op_state *op;		/* per operation */
+	size_t *todo, todo_len;		/* operations of this pass, ascending */
+	_Atomic uint64_t cursor;	/* the first of them that is not completed */
 	uint64_t *dropped;		/* per page: when its last drop had returned */
 
+	_Atomic uint64_t completed;	/* operations, in all */
 	uint64_t denied;		/* operations refused while DST was read-only */
-	uint64_t reconnects;
-	uint64_t verified;		/* bytes */
+	uint64_t repeated;		/* operations done again to be found exact */
+	uint64_t verified;		/* bytes, each found exact */
 	struct report *report;
 };
 
