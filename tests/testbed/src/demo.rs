@@ -31,7 +31,7 @@ pub(crate) const MACHINE: Options = Options {
 /// Runs `command` in a new machine; its report is added to `report`. Returns what went
 /// wrong with the run as such, in one or more lines.
 pub(crate) fn guest(
-    testbed: &mut Testbed,
+    testbed: &Testbed,
     options: &Options,
     command: &[&str],
     timeout: Duration,
@@ -76,10 +76,10 @@ pub(crate) fn guest(
 /// The demo; `json` is where its figures go, besides the table.
 pub(crate) fn run(json: Option<&Path>) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut testbed = Testbed::open()?;
+    let testbed = Testbed::open()?;
     let mut report = Report::default();
     let trouble = guest(
-        &mut testbed,
+        &testbed,
         &MACHINE,
         &["python3", "/project/tests/testbed/guest/demo.py"],
         Duration::from_secs(1200),

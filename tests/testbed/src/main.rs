@@ -129,7 +129,7 @@ fn modules() -> Result<ExitCode> {
 }
 
 fn vm(args: VmArgs) -> Result<ExitCode> {
-    let mut testbed = Testbed::open()?;
+    let testbed = Testbed::open()?;
     let options = Options {
         ours: args.odp == Odp::Rust,
         skip_zap: false,

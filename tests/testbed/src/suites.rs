@@ -93,7 +93,7 @@ const SUITES: &[Suite] = &[
 /// Runs everything. The last line on standard output is `N passed, N failed`.
 pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut testbed = Testbed::open()?;
+    let testbed = Testbed::open()?;
     let mut report = Report::default();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
 
@@ -109,7 +109,7 @@ pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
         command.extend(suite.args);
         let limit = Duration::from_secs(60 * suite.minutes);
         // A suite that cannot even start says so; the others still run.
-        let trouble = guest(&mut testbed, &suite.options, &command, limit, &mut report)
+        let trouble = guest(&testbed, &suite.options, &command, limit, &mut report)
             .unwrap_or_else(|error| Some(format!("{error:#}")));
         if suite.name == "traffic" {
             // The demo's tests: the same table, the same demands.

@@ -48,8 +48,6 @@ pub(crate) struct Options {
 pub(crate) struct Testbed {
     cache: Cache,
     root: Root,
-    /// Locks of the steps that machines were made from.
-    held: Vec<Ready>,
 }
 
 impl Testbed {
@@ -58,11 +56,7 @@ impl Testbed {
         let cache = Cache::open()?;
         host::ensure(&cache)?;
         let root = root::ensure(&cache)?;
-        Ok(Self {
-            cache,
-            root,
-            held: Vec::new(),
-        })
+        Ok(Self { cache, root })
     }
 
     /// The kernel's release string.
@@ -83,7 +77,7 @@ impl Testbed {
     }
 
     /// A machine with what `options` ask for.
-    pub(crate) fn machine(&mut self, options: &Options) -> Result<Machine> {
+    pub(crate) fn machine(&self, options: &Options) -> Result<Machine> {
         let kernel = match options.debug_kernel {
             true => Some(kernel::ensure_debug(&self.cache, &self.root)?),
             false if options.ours || options.skip_zap => Some(self.kernel()?),
@@ -100,17 +94,18 @@ impl Testbed {
             variants.push(("skip-zap", Variant::SkipZap));
         }
         let mut modules = Vec::new();
+        let mut held = Vec::new();
         if let Some(kernel) = &kernel {
             for (name, variant) in variants {
                 let ready = modules::ensure(&self.cache, &self.root, kernel, variant)?;
                 modules.push((name.to_owned(), ready.path().to_owned()));
-                self.held.push(ready);
+                held.push(ready);
             }
         }
         if options.conformance {
             let ready = conformance(&self.cache, &self.root)?;
             modules.push(("conformance".to_owned(), ready.path().to_owned()));
-            self.held.push(ready);
+            held.push(ready);
         }
         let (initramfs, vmlinuz) = match kernel.as_ref().filter(|_| options.debug_kernel) {
             Some(kernel) => {
@@ -127,10 +122,12 @@ impl Testbed {
                 self.root.vmlinuz(),
             ),
         };
-        let machine = Machine {
+        let base = initramfs.path().join(initramfs::ARCHIVE);
+        held.push(initramfs);
+        Ok(Machine {
             qemu: self.root.qemu(),
             vmlinuz,
-            initramfs: initramfs.path().join(initramfs::ARCHIVE),
+            initramfs: base,
             tree: self.root.tree().to_owned(),
             project: checkout(),
             modules,
@@ -140,9 +137,8 @@ impl Testbed {
             iommu: options.iommu,
             debug_kernel: options.debug_kernel,
             logs: self.run_logs()?,
-        };
-        self.held.push(initramfs);
-        Ok(machine)
+            held,
+        })
     }
 
     /// A directory for the logs of one run; the oldest ones go.

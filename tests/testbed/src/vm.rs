@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 
+use crate::cache::Ready;
 use crate::chroot::quote_str;
 use crate::console;
 use crate::fail::Failure;
@@ -84,6 +85,9 @@ pub(crate) struct Machine {
     pub(crate) debug_kernel: bool,
     /// Where logs go.
     pub(crate) logs: PathBuf,
+    /// Holds the steps that modules and initramfs come from until they are copied: then
+    /// another run may make them anew.
+    pub(crate) held: Vec<Ready>,
 }
 
 /// What to run in it.
@@ -110,7 +114,7 @@ enum Event {
 ///
 /// Whatever else goes wrong, a splat in the kernel's log included, is an error.
 pub(crate) fn run(
-    machine: Machine,
+    mut machine: Machine,
     job: &Job,
     stdout: Box<dyn Write + Send>,
     stderr: Box<dyn Write + Send>,
@@ -132,6 +136,7 @@ pub(crate) fn run(
         .append(true)
         .open(&initrd)?
         .write_all(&job_archive(job))?;
+    machine.held.clear();
 
     let (sender, events) = mpsc::channel();
     let mut outputs = Vec::new();
