@@ -70,8 +70,10 @@ def control(**request):
     return answer
 
 
-def counters():
-    """The device's counters, {} without a software ConnectX."""
+def counters(dev=None):
+    """The device's counters; {} without a software ConnectX, or if DEV is not one."""
+    if dev and not os.path.exists(f"/sys/class/infiniband/{dev}/device"):
+        return {}
     return control(cmd="counters") if has_control() else {}
 
 

@@ -63,17 +63,21 @@ bool devctl_number(const char *json, const char *key, uint64_t *value)
 	return true;
 }
 
-void device_counters(struct device_counters *c)
+void device_counters(const char *dev, struct device_counters *c)
 {
 	static const char *const kinds[] = {
 		"faults_memory", "faults_wqe_requester",
 		"faults_wqe_responder", "faults_rdma",
 	};
-	char reply[16384];
+	char reply[16384], path[128];
 	uint64_t value;
 	size_t i;
 
 	memset(c, 0, sizeof(*c));
+	/* rdma_rxe beside a software ConnectX: those counters are not about it. */
+	snprintf(path, sizeof(path), "/sys/class/infiniband/%s/device", dev);
+	if (access(path, F_OK))
+		return;
 	if (!devctl_request("{\"cmd\":\"counters\"}", reply, sizeof(reply)))
 		return;
 	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {

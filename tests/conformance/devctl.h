@@ -30,7 +30,8 @@ struct device_counters {
 	uint64_t violations;
 };
 
-void device_counters(struct device_counters *c);
+/* Not valid without a control port, and for a device that has no PCI function. */
+void device_counters(const char *dev, struct device_counters *c);
 
 struct mr_statistics {
 	bool valid;

@@ -31,7 +31,7 @@ struct state {
 static void counters(struct state *s)
 {
 	mr_statistics(s->dev.name, &s->ms);
-	device_counters(&s->dc);
+	device_counters(s->dev.name, &s->dc);
 }
 
 static void report_phase(struct state *s, const char *phase, const char *error)

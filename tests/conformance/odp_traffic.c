@@ -66,7 +66,7 @@ static void report_faults(struct report *r, const struct options *o,
 	bool known = false;
 
 	mr_statistics(o->dev, &mr);
-	device_counters(&dc);
+	device_counters(o->dev, &dc);
 	if (mr.valid) {
 		known = true;
 		faults = mr.page_faults_handled - mr0->page_faults_handled;
@@ -136,7 +136,7 @@ static void run_direction(struct device *dev, const struct options *o, enum dire
 	if (dir == DIR_READ && t.src_absent != t.pages)
 		report_fail(&r, "the source is mapped in before the traffic");
 
-	device_counters(&dc);
+	device_counters(o->dev, &dc);
 	mr_statistics(o->dev, &mr);
 	start = now();
 	if (o->disturb)

@@ -104,7 +104,7 @@ static void run(struct zap *z, unsigned int ranges)
 
 	report_begin(&r, "zap");
 	z->report = &r;
-	device_counters(&before);
+	device_counters(z->dev.name, &before);
 	for (i = 0; i < ranges && r.ok; i++) {
 		pattern_fill(z->mem + i * RANGE, RANGE, 1, i * RANGE);
 		status = device_read(z, i);
@@ -124,7 +124,7 @@ static void run(struct zap *z, unsigned int ranges)
 			check_unmapped(z, i);
 		else
 			check_dropped(z, i);
-	device_counters(&after);
+	device_counters(z->dev.name, &after);
 	report_u64(&r, "ranges", ranges);
 	if (z->fail_zaps) {
 		fail_umrs(0);

@@ -43,13 +43,13 @@ def load(target, dev):
     return sys.modules["tests.test_odp"].OdpTestCase
 
 
-def run(case, name, results):
+def run(case, dev, name, results):
     """Runs one test."""
     log = io.StringIO()
-    before, start = conformance.counters(), time.monotonic()
+    before, start = conformance.counters(dev), time.monotonic()
     outcome = unittest.TextTestRunner(stream=log, verbosity=0).run(case(name))
     seconds = time.monotonic() - start
-    after = conformance.counters()
+    after = conformance.counters(dev)
     fields = {"seconds": round(seconds, 3), "faults": conformance.faults(before, after)}
     ok, state = outcome.wasSuccessful() and not outcome.skipped, "pass"
     if outcome.skipped:
@@ -75,7 +75,7 @@ def main():
     case = load(conformance.unpack_tests(args.tests), args.dev)
     results = conformance.Results()
     for name in args.name:
-        run(case, name, results)
+        run(case, args.dev, name, results)
     sys.exit(results.status())
 
 
