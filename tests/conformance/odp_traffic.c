@@ -142,7 +142,7 @@ static void run_direction(struct device *dev, const struct options *o, enum dire
 	if (o->disturb)
 		disturb_start(&d);
 	while (transfer_round(&t) && o->disturb && !d.failed)
-		if (now() - start >= o->seconds && t.verified >= o->size &&
+		if (now() - start >= o->seconds &&
 		    disturb_enough(&d, ENOUGH_DISTURBANCES))
 			break;
 	if (o->disturb && !disturb_stop(&d))
