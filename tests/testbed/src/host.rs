@@ -27,6 +27,9 @@ const NEEDS: [(&str, &str); 7] = [
     ),
 ];
 
+/// What it takes to be root in a namespace only.
+const NEEDS_AS_USER: [(&str, &str); 1] = [("newuidmap", "uidmap")];
+
 /// Whether a program is on the path, or a file is there.
 fn present(what: &str) -> bool {
     if what.starts_with('/') {
@@ -39,7 +42,12 @@ fn present(what: &str) -> bool {
 
 /// Makes sure of the host packages: installs them as root, names the command otherwise.
 pub(crate) fn ensure(cache: &Cache) -> Result<()> {
-    let missing: Vec<_> = NEEDS.iter().filter(|(what, _)| !present(what)).collect();
+    let as_user = NEEDS_AS_USER.iter().filter(|_| !geteuid().is_root());
+    let missing: Vec<_> = NEEDS
+        .iter()
+        .chain(as_user)
+        .filter(|(what, _)| !present(what))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
