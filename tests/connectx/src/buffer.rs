@@ -22,7 +22,7 @@ impl QueueBuffer {
     /// A buffer of `len` bytes from the `pas` array of a command.
     ///
     /// `log_page_size` is the context field: the page size is `2^(log_page_size + 12)`
-    /// bytes. `page_offset` counts 1/64ths of a page (connectx.md section 4.2).
+    /// bytes. `page_offset` counts 1/64ths of a page (`mlx5_ib/mem.c`).
     ///
     /// # Errors
     ///

@@ -2,8 +2,23 @@
 
 //! Capabilities: what the function can do, and what of it the driver chose.
 //!
-//! Why each value is what it is stands in connectx.md sections 1.1 and 3.3 to 3.5. What is
-//! not listed is 0: the driver then never asks for it.
+//! What is not listed is 0: the driver then never asks for it. The function is the smallest
+//! one on which ODP is whole:
+//!
+//! - InfiniBand (`port_type` 0) with virtualized access to the port (`ib_virt`): three small
+//!   commands for port, GID and P_Key, and no netdev, flow table or subnet manager
+//!   (`mlx5_ib/main.c:mlx5_get_vport_access_method`).
+//! - `page_request_disable`: it owns no pages of the host, so that nothing is left to give
+//!   back (`mlx5_core/pagealloc.c`).
+//! - No BlueFlame (`bf`, `log_max_sq`) and no DEVX (`log_max_uctx`): user space falls back to
+//!   doorbells of 8 bytes and to the verbs commands.
+//! - `umr_*_disabled` clear, `fixed_buffer_size`, `null_mkey` and
+//!   `umr_extended_translation_offset` set: without them there is no ODP, or no implicit one
+//!   (`mlx5_ib/odp.c:internal_fill_odp_caps`).
+//! - The per-transport bits of the transport scheme are in the current capabilities from the
+//!   start, because the driver takes only some of them over from the maximal ones; whether
+//!   the maximal ones offer `mem_page_fault` is what chooses the scheme
+//!   (`mlx5_core/main.c:handle_hca_cap_odp`).
 
 use crate::ifc::{atomic_caps, cmd_hca_cap as general, odp_cap, Field};
 use crate::knobs::Scheme;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Completion queues (connectx.md section 5.3; `mlx5_ib/cq.c`, libmlx5 `cq.c`).
+//! Completion queues (`mlx5_ib/cq.c`, libmlx5 `cq.c`).
 
 use std::collections::BTreeMap;
 

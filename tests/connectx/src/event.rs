@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Event queues (connectx.md section 5.2; `mlx5_core/eq.c`).
+//! Event queues (`mlx5_core/eq.c`).
 
 use std::collections::{BTreeMap, VecDeque};
 

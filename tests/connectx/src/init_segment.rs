@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The init segment: registers at the start of BAR 0 (connectx.md section 2.1;
-//! `struct mlx5_init_seg` in `include/linux/mlx5/device.h`).
+//! The init segment: registers at the start of BAR 0 (`struct mlx5_init_seg` in
+//! `include/linux/mlx5/device.h`).
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 //! Knobs: how to make the device slow or faulty on purpose.
 
-/// How page faults are reported (connectx.md section 6; `MLX5_CAP_ODP_SCHEME`).
+/// How page faults are reported (`MLX5_CAP_ODP_SCHEME`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Scheme {
     /// By MKey and address: one event format, the one the driver prefers.

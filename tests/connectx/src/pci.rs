@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! PCI configuration space of the function (connectx.md section 1.3).
+//! PCI configuration space of the function (`mlx5_core/main.c:mlx5_pci_init`,
+//! `mlx5_core/pci_irq.c`).
 //!
 //! QEMU emulates the MSI-X table and decides where BARs lie; what is written here is
 //! kept so that it reads back.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Shared receive queues: RMPs and XRC SRQs (connectx.md sections 4.1 and 5.4).
+//! Shared receive queues: RMPs and XRC SRQs (`mlx5_ib/srq_cmd.c`, libmlx5 `srq.c`).
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Doorbells: the UAR pages of BAR 0 (connectx.md section 5.1).
+//! Doorbells: the UAR pages of BAR 0 (`mlx5_core/uar.c`, `mlx5_core/lib/eq.h`,
+//! `include/linux/mlx5/{cq,doorbell}.h`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! ACCESS_REG: the registers that the driver reads (connectx.md section 3.2).
+//! ACCESS_REG: the registers that the driver reads (`mlx5_core/port.c`).
 
 use super::{op_mod, CmdResult, CmdStatus, Command};
 use crate::device::Device;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The function itself: bring-up, capabilities, identity (connectx.md section 3.1;
-//! `mlx5_core/main.c`, `fw.c`).
+//! The function itself: bring-up, capabilities, identity (`mlx5_core/main.c`, `fw.c`).
 
 use super::{op_mod, put_word, word, CmdResult, CmdStatus, Command};
 use crate::caps::{CapType, CAP_SIZE};

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The command queue: slots, mailboxes, dispatch and completion (connectx.md section 2;
-//! `mlx5_core/cmd.c`).
+//! The command queue: slots, mailboxes, dispatch and completion (`mlx5_core/cmd.c`).
 
 mod access_reg;
 mod cq;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The port, as a function with virtualized InfiniBand sees it (connectx.md section 3.2).
+//! The port, as a function with virtualized InfiniBand sees it (`mlx5_core/vport.c`).
 
 use super::{put_word, CmdError, CmdResult, CmdStatus, Command};
 use crate::caps::{GID, LID, PORT_GUID};

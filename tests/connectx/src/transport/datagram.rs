@@ -127,7 +127,7 @@ impl Device {
                 Ok(_) => {}
                 Err(Blocked::Source(obstacle)) => return Err(obstacle),
                 Err(Blocked::Destination(obstacle)) => {
-                    // ODP on the receive side of UD is not offered (connectx.md 6.1).
+                    // ODP on the receive side of UD is not offered: `mlx5_ib/odp.c` reports none.
                     self.journal.note(format_args!(
                         "datagram from QP {qpn} to QP {peer} lost: {obstacle:?}"
                     ));
