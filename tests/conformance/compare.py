@@ -16,7 +16,7 @@ import sys
 FIELDS = ("errno", "local", "remote", "local_qp", "remote_qp", "effect")
 
 # Cases in which ours may be better: case -> (fields that may differ, ours, the number
-# of the defect of the C driver in DESIGN.md section 6). Ours must be exactly this.
+# of the defect of the C driver in c-driver.md). Ours must be exactly this.
 GOOD = {"local": "success", "remote": "none", "local_qp": "RTS", "remote_qp": "RTS",
         "effect": "all"}
 BETTER = {
@@ -75,9 +75,9 @@ def verdict(case, ours, theirs):
     if case in BETTER:
         expected, number = BETTER[case]
         if all(ours.get(f) == v for f, v in expected.items()):
-            return f"better, DESIGN 6 #{number}", True
+            return f"better, c-driver.md #{number}", True
     if case in BETTER_ERRNO and ours["errno"] == "0":
-        return f"better, DESIGN 6 #{BETTER_ERRNO[case]}", True
+        return f"better, c-driver.md #{BETTER_ERRNO[case]}", True
     return "DIFFERENT", False
 
 

@@ -20,7 +20,7 @@ ODP segment. All rules are about what was counted during one phase:
            writes entries in groups of 8, those around with their present value)
   zaps     page_invalidations == the pages that were present and taken away, or more by
            one for each run of pages but the last (the C driver adds one for a run that
-           ends at a hole: DESIGN.md section 6 #12); the device's entries cleared >= them
+           ends at a hole: c-driver.md #12); the device's entries cleared >= them
 """
 
 import argparse
