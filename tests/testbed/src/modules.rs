@@ -147,13 +147,22 @@ pub(crate) fn ensure(
     };
     cache.step(&recipe, |dir, log| {
         let bitfield = package_source(&checkout, "bitfield-struct")?;
-        // Kept from one build to the next, for make to decide what is stale;
-        // worth nothing with another kernel.
+        // Kept from one build to the next, for make to decide what is stale; worth
+        // nothing with another kernel, nor after a build that was killed: make takes
+        // half an object for a new one.
         let work = cache.join(variant.build_name());
-        let mark = work.join("kernel");
+        let (mark, running) = (work.join("kernel"), work.join("running"));
         let id = kernel.id().to_string();
-        if fs::read_to_string(&mark).ok().as_deref() != Some(&id) {
+        if fs::read_to_string(&mark).ok().as_deref() != Some(&id) || running.exists() {
             let _ = fs::remove_dir_all(&work);
+            let other = cache.join(Variant::Stock.build_name());
+            if variant == Variant::SkipZap && other.exists() {
+                // Nearly all of it is the same; held so that nobody builds there.
+                let _held = ensure(cache, root, kernel, Variant::Stock)?;
+                let mut copy = crate::proc::command("cp");
+                copy.arg("-a").arg(&other).arg(&work);
+                log.run("copying the other variant's objects", &mut copy)?;
+            }
             fs::create_dir_all(&work)?;
             fs::write(&mark, &id)?;
         }
@@ -175,7 +184,9 @@ pub(crate) fn ensure(
             .bind_ro(&bitfield, "/cargo")
             .bind(&work, "/out")
             .bind(dir, "/modules");
-        log.run("building the modules", &mut chroot.shell(&script))?;
-        Ok(json!({}))
+        fs::write(&running, "")?;
+        let built = log.run("building the modules", &mut chroot.shell(&script));
+        fs::remove_file(&running)?;
+        built.map(|()| json!({}))
     })
 }
