@@ -21,6 +21,7 @@ for port in /sys/class/virtio-ports/*; do
 done
 exec 3> /dev/virtio-ports/testbed.control
 echo ready >&3
+echo "testbed: second stage" > /dev/kmsg
 (while sleep 5; do echo beat; done) >&3 2>/dev/null &
 
 off() {
@@ -44,10 +45,10 @@ fi
 mkdir -p /etc/modprobe.d
 printf 'blacklist %s\n' ib_ipoib mlx5_ib mlx4_ib > /etc/modprobe.d/testbed.conf
 
-# Of what the boot itself lost there is nothing to learn.
+# Of what the boot itself lost there is nothing to learn. No scan but ours.
 leaks=/sys/kernel/debug/kmemleak
 if [ -e $leaks ]; then
-	echo scan > $leaks
+	echo scan=off > $leaks
 	echo clear > $leaks
 fi
 
@@ -57,6 +58,7 @@ if [ "$load" = 1 ] && ! rdma-stack load "$odp" > /tmp/load.log 2>&1; then
 	off
 fi
 echo loaded >&3
+echo "testbed: job" > /dev/kmsg
 cd /root || exit
 sh /job/cmd.sh < /dev/null \
 	> /dev/virtio-ports/testbed.stdout 2> /dev/virtio-ports/testbed.stderr
