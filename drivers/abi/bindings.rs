@@ -24,4 +24,10 @@
 pub use kernel::bindings::*;
 use pin_init::MaybeZeroable;
 
+/// Whether the `kernel` crate binds it depends on the configuration.
+#[repr(C)]
+pub struct ib_device {
+    _opaque: [u8; 0],
+}
+
 include!(concat!(env!("MLX5_ODP_BUILD"), "/abi_bindings.rs"));
