@@ -7,7 +7,7 @@
   suites.py rxe            rdma_rxe on the distribution's ib_core and on ours
   suites.py cycles         ours loaded and unloaded 20 times, with traffic
   suites.py zap clean      ours skips no zap
-  suites.py zap caught     the test variant skips one; the device notices
+  suites.py zap caught     the test variant skips one; the device ends the run
   suites.py debug          the demo's traffic on ours, in both schemes
 """
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::fail::Failure;
 use crate::progress::say;
 use crate::report::{Lines, Report};
 use crate::testbed::{Options, Testbed};
@@ -28,15 +29,32 @@ pub(crate) const MACHINE: Options = Options {
     debug_kernel: false,
 };
 
-/// Runs `command` in a new machine; its report is added to `report`. Returns what went
-/// wrong with the run as such, in one or more lines.
+/// What went wrong with a run as such.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    /// In one or more lines.
+    pub(crate) text: String,
+    /// The violation, if the device's strict mode ended the run.
+    pub(crate) violation: Option<String>,
+}
+
+impl From<String> for Trouble {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            violation: None,
+        }
+    }
+}
+
+/// Runs `command` in a new machine; its report is added to `report`.
 pub(crate) fn guest(
     testbed: &Testbed,
     options: &Options,
     command: &[&str],
     timeout: Duration,
     report: &mut Report,
-) -> Result<Option<String>> {
+) -> Result<Option<Trouble>> {
     let machine = testbed.machine(options)?;
     let job = Job {
         command: command.iter().map(|&word| word.to_owned()).collect(),
@@ -61,14 +79,20 @@ pub(crate) fn guest(
     let during = report.open.take();
     Ok(match ended {
         Ok(0) => None,
-        Ok(status) => Some(format!(
+        Ok(status) => Some(Trouble::from(format!(
             "{} ended with status {status}{}",
             command[0],
             during.map_or_else(String::new, |test| format!(" during {test}")),
-        )),
-        Err(error) => Some(match during {
-            Some(test) => format!("during {test}: {error:#}"),
-            None => format!("{error:#}"),
+        ))),
+        Err(error) => Some(Trouble {
+            violation: match error.downcast_ref() {
+                Some(Failure::Violation { detail, .. }) => Some(detail.clone()),
+                _ => None,
+            },
+            text: match during {
+                Some(test) => format!("during {test}: {error:#}"),
+                None => format!("{error:#}"),
+            },
         }),
     })
 }
@@ -89,7 +113,7 @@ pub(crate) fn run(json: Option<&Path>) -> Result<ExitCode> {
     println!("\n{}\n{}", report.tests(), report.table());
     std::io::stdout().flush()?;
     let mut failures = report.failures();
-    failures.extend(trouble);
+    failures.extend(trouble.map(|trouble| trouble.text));
     // After a failure a lot more is missing; that would hide it.
     if failures.is_empty() {
         failures = report.missing();

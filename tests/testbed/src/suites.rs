@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::demo::{guest, MACHINE};
+use crate::demo::{guest, Trouble, MACHINE};
 use crate::modules::checkout;
 use crate::progress::say;
 use crate::report::Report;
@@ -26,6 +26,27 @@ struct Suite {
     script: &'static str,
     args: &'static [&'static str],
     minutes: u64,
+    /// The violation with which the device's strict mode must end the run; none for a
+    /// suite that ends by itself.
+    violation: Option<&'static str>,
+}
+
+impl Suite {
+    /// Whether a run that ended with `trouble` is a success; what to say of it.
+    fn judge(&self, trouble: Option<Trouble>) -> Result<String, String> {
+        match (self.violation, trouble) {
+            (None, None) => Ok(String::new()),
+            (None, Some(trouble)) => Err(trouble.text),
+            (Some(_), None) => Err("the device's strict mode did not end the run".to_owned()),
+            (Some(due), Some(trouble)) => match trouble.violation {
+                Some(seen) if seen.contains(due) => Ok(format!("the device ended the run: {seen}")),
+                _ => Err(format!(
+                    "{due:?} should have ended the run: {}",
+                    trouble.text
+                )),
+            },
+        }
+    }
 }
 
 const SUITES: &[Suite] = &[
@@ -35,6 +56,7 @@ const SUITES: &[Suite] = &[
         script: "demo.py",
         args: &[DISTURB_SECONDS],
         minutes: 25,
+        violation: None,
     },
     Suite {
         name: "bad input",
@@ -42,6 +64,7 @@ const SUITES: &[Suite] = &[
         script: "suites.py",
         args: &["input"],
         minutes: 15,
+        violation: None,
     },
     Suite {
         name: "mixed",
@@ -49,6 +72,7 @@ const SUITES: &[Suite] = &[
         script: "suites.py",
         args: &["mixed"],
         minutes: 15,
+        violation: None,
     },
     Suite {
         name: "rxe",
@@ -60,6 +84,7 @@ const SUITES: &[Suite] = &[
         script: "suites.py",
         args: &["rxe"],
         minutes: 10,
+        violation: None,
     },
     Suite {
         name: "cycles",
@@ -67,6 +92,7 @@ const SUITES: &[Suite] = &[
         script: "suites.py",
         args: &["cycles"],
         minutes: 20,
+        violation: None,
     },
     Suite {
         name: "zap clean",
@@ -74,19 +100,19 @@ const SUITES: &[Suite] = &[
         script: "suites.py",
         args: &["zap", "clean"],
         minutes: 5,
+        violation: None,
     },
     Suite {
         name: "zap caught",
-        // The device is to count the violation, not to end the run.
         options: Options {
             ours: false,
             skip_zap: true,
-            strict: false,
             ..MACHINE
         },
         script: "suites.py",
         args: &["zap", "caught"],
         minutes: 5,
+        violation: Some("access through a translation that was taken back"),
     },
 ];
 
@@ -110,7 +136,7 @@ pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
         let limit = Duration::from_secs(60 * suite.minutes);
         // A suite that cannot even start says so; the others still run.
         let trouble = guest(&testbed, &suite.options, &command, limit, &mut report)
-            .unwrap_or_else(|error| Some(format!("{error:#}")));
+            .unwrap_or_else(|error| Some(format!("{error:#}").into()));
         if suite.name == "traffic" {
             // The demo's tests: the same table, the same demands.
             eprintln!("\n{}", report.table());
@@ -120,10 +146,14 @@ pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
                 }
             }
         }
-        let detail = trouble.as_deref().unwrap_or_default();
-        report.add(&format!("suite {}", suite.name), trouble.is_none(), detail);
-        if trouble.is_some() {
-            say(&format!("suite {}: FAILED: {detail}", suite.name));
+        let (ok, detail) = match suite.judge(trouble) {
+            Ok(detail) => (true, detail),
+            Err(detail) => (false, detail),
+        };
+        report.add(&format!("suite {}", suite.name), ok, &detail);
+        if !detail.is_empty() {
+            let verdict = if ok { "ok" } else { "FAILED" };
+            say(&format!("suite {}: {verdict}: {detail}", suite.name));
         }
     }
 
@@ -216,7 +246,23 @@ fn test_result(line: &str) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::test_result;
+    use super::*;
+
+    #[test]
+    fn only_the_due_violation_will_do() {
+        let suite = SUITES.iter().find(|s| s.violation.is_some()).unwrap();
+        let due = suite.violation.unwrap();
+        let ended_by = |violation: Option<String>| {
+            suite.judge(Some(Trouble {
+                text: "strict violation".to_owned(),
+                violation,
+            }))
+        };
+        assert!(ended_by(Some(format!("connectx: {due}: QP 7"))).is_ok());
+        assert!(ended_by(Some("connectx: CQ 3 overran".to_owned())).is_err());
+        assert!(ended_by(None).is_err());
+        assert!(suite.judge(None).is_err());
+    }
 
     #[test]
     fn cargo_results_are_read() {
