@@ -9,13 +9,13 @@
 #define _GNU_SOURCE
 #include "bad_cases.h"
 #include "bad_races.h"
+#include "options.h"
 #include "pattern.h"
 #include "rdma.h"
 #include "report.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -352,70 +352,72 @@ static void bench_setup(struct bench *b, struct device *dev)
 	pair_create(&b->pair, dev, 4, PAIR_TIMEOUT);
 }
 
-static void usage(FILE *out)
+#define MAX_ONLY 64
+
+struct options {
+	const char *dev;
+	const char *only[MAX_ONLY];
+	unsigned int count;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	fputs("usage: odp_bad_input --dev NAME [--case NAME]... [--list]\n", out);
+	struct options *o = state->input;
+	size_t i;
+
+	switch (key) {
+	case ARGP_KEY_INIT: return init_device_option(state, &o->dev);
+	case 'c':
+		if (o->count == MAX_ONLY)
+			die("too many --case");
+		o->only[o->count++] = arg;
+		return 0;
+	case 'l':
+		for (i = 0; i < bad_cases_count; i++)
+			puts(bad_cases[i].name);
+		for (i = 0; i < bad_races_count; i++)
+			puts(bad_races[i].name);
+		exit(0);
+	}
+	return ARGP_ERR_UNKNOWN;
 }
 
-static bool wanted(const char *name, char **names, int n)
-{
-	int i;
+static const struct argp_option options[] = {
+	{ "case", 'c', "NAME", 0, "Only this case, and others so named", 0 },
+	{ "list", 'l', NULL, 0, "List the cases", 0 },
+	{ 0 },
+};
 
-	for (i = 0; i < n; i++)
-		if (!strcmp(name, names[i]))
+static const struct argp argp = {
+	.options = options, .parser = parse, .children = device_option,
+	.doc = "What registration and the device make of bad input, case by case.",
+};
+
+static bool wanted(const char *name, const struct options *o)
+{
+	unsigned int i;
+
+	for (i = 0; i < o->count; i++)
+		if (!strcmp(name, o->only[i]))
 			return true;
-	return !n;
+	return !o->count;
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option longopts[] = {
-		{ "dev", required_argument, NULL, 'd' },
-		{ "case", required_argument, NULL, 'c' },
-		{ "list", no_argument, NULL, 'l' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
 	static struct bench bench;
-	const char *name = NULL;
+	struct options o = { 0 };
 	struct device dev;
-	char *only[64];
-	int c, n = 0;
 	size_t i;
 
-	while ((c = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
-		switch (c) {
-		case 'd': name = optarg; break;
-		case 'c':
-			if (n == 64)
-				die("too many --case");
-			only[n++] = optarg;
-			break;
-		case 'l':
-			for (i = 0; i < bad_cases_count; i++)
-				puts(bad_cases[i].name);
-			for (i = 0; i < bad_races_count; i++)
-				puts(bad_races[i].name);
-			return 0;
-		case 'h':
-			usage(stdout);
-			return 0;
-		default:
-			usage(stderr);
-			return 2;
-		}
-	}
-	if (!name || optind != argc) {
-		usage(stderr);
-		return 2;
-	}
-	device_open(&dev, name);
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	device_open(&dev, o.dev);
 	bench_setup(&bench, &dev);
 	for (i = 0; i < bad_cases_count; i++)
-		if (wanted(bad_cases[i].name, only, n))
+		if (wanted(bad_cases[i].name, &o))
 			run_case(&bench, &bad_cases[i]);
 	for (i = 0; i < bad_races_count; i++)
-		if (wanted(bad_races[i].name, only, n))
+		if (wanted(bad_races[i].name, &o))
 			bad_race_run(&bench.pair, &bad_races[i]);
 	pair_destroy(&bench.pair);
 	ibv_dereg_mr(bench.peer_mr);

@@ -12,12 +12,12 @@
 #define _GNU_SOURCE
 #include "devctl.h"
 #include "monitor.h"
+#include "options.h"
 #include "rdma.h"
 #include "report.h"
 #include "uffd.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -346,59 +346,57 @@ static void slow_invalidation(const char *dev)
 	report_end(&r);
 }
 
-static void usage(FILE *out)
+struct options {
+	const char *dev, *only;
+	unsigned int repeat;
+	bool umr;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	fputs("usage: odp_kill --dev NAME [--case NAME] [--repeat N] [--no-umr-delay]\n"
-	      "The cases with a slow device need the software ConnectX's control port\n"
-	      "(" DEVCTL_PORT ") and are left out without it.\n", out);
+	struct options *o = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT: return init_device_option(state, &o->dev);
+	case 'c': o->only = arg; return 0;
+	case 'r': o->repeat = parse_size("--repeat", arg); return 0;
+	case 'n': o->umr = false; return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
 }
+
+static const struct argp_option options[] = {
+	{ "case", 'c', "NAME", 0, "Only this case", 0 },
+	{ "repeat", 'r', "N", 0, "Run the cases N times (1)", 0 },
+	{ "no-umr-delay", 'n', NULL, 0,
+	  "No cases with a slow device, which need the software ConnectX's control port "
+	  "and are left out without it", 0 },
+	{ 0 },
+};
+
+static const struct argp argp = {
+	.options = options, .parser = parse, .children = device_option,
+	.doc = "SIGKILL while a page fault is held.",
+};
 
 int main(int argc, char **argv)
 {
-	static const struct option longopts[] = {
-		{ "dev", required_argument, NULL, 'd' },
-		{ "case", required_argument, NULL, 'c' },
-		{ "repeat", required_argument, NULL, 'r' },
-		{ "no-umr-delay", no_argument, NULL, 'n' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
-	const char *dev = NULL, *only = NULL;
-	unsigned int repeat = 1;
-	bool umr = true;
+	struct options o = { .repeat = 1, .umr = true };
 	size_t i;
-	int c;
 
-	while ((c = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
-		switch (c) {
-		case 'd': dev = optarg; break;
-		case 'c': only = optarg; break;
-		case 'r': repeat = parse_size("--repeat", optarg); break;
-		case 'n': umr = false; break;
-		case 'h':
-			usage(stdout);
-			return 0;
-		default:
-			usage(stderr);
-			return 2;
-		}
-	}
-	if (!dev || optind != argc) {
-		usage(stderr);
-		return 2;
-	}
-	if (umr && access(DEVCTL_PORT, F_OK)) {
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (o.umr && access(DEVCTL_PORT, F_OK)) {
 		fputs("odp_kill: no control port, the cases with a slow device are left out\n",
 		      stderr);
-		umr = false;
+		o.umr = false;
 	}
-	while (repeat--) {
+	while (o.repeat--) {
 		for (i = 0; i < N_CASES; i++)
-			if ((umr || cases[i].stall <= STALL_UFFD_CHILD) &&
-			    (!only || !strcmp(only, cases[i].name)))
-				run_case(dev, &cases[i]);
-		if (umr && (!only || !strcmp(only, SLOW_INVALIDATION)))
-			slow_invalidation(dev);
+			if ((o.umr || cases[i].stall <= STALL_UFFD_CHILD) &&
+			    (!o.only || !strcmp(o.only, cases[i].name)))
+				run_case(o.dev, &cases[i]);
+		if (o.umr && (!o.only || !strcmp(o.only, SLOW_INVALIDATION)))
+			slow_invalidation(o.dev);
 	}
 	return report_exit_status();
 }

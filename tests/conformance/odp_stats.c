@@ -5,12 +5,12 @@
  * stats_check.py holds the rules that these numbers must follow.
  */
 #define _GNU_SOURCE
-#include "devctl.h"
+#include "counted.h"
+#include "options.h"
 #include "rdma.h"
 #include "report.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,45 +24,19 @@ struct state {
 	struct ibv_mr *mr, *src_mr;
 	uint8_t *mem, *src;
 	uint64_t pages;
-	struct device_counters dc;
-	struct mr_statistics ms;
+	struct counted counted;
 };
-
-static void counters(struct state *s)
-{
-	mr_statistics(s->dev.name, &s->ms);
-	device_counters(s->dev.name, &s->dc);
-}
 
 static void report_phase(struct state *s, const char *phase, const char *error)
 {
-	struct device_counters dc = s->dc;
-	struct mr_statistics ms = s->ms;
+	struct counted before = s->counted;
 	struct report r;
 
-	counters(s);
+	counted_now(s->dev.name, &s->counted);
 	report_begin(&r, "stats");
 	report_str(&r, "phase", phase);
 	report_u64(&r, "pages", s->pages);
-	if (s->ms.valid) {
-		report_u64(&r, "page_faults", s->ms.page_faults - ms.page_faults);
-		report_u64(&r, "page_faults_handled",
-			   s->ms.page_faults_handled - ms.page_faults_handled);
-		report_u64(&r, "page_invalidations",
-			   s->ms.page_invalidations - ms.page_invalidations);
-		report_u64(&r, "page_invalidations_handled",
-			   s->ms.page_invalidations_handled -
-			   ms.page_invalidations_handled);
-	}
-	if (s->dc.valid) {
-		report_u64(&r, "device_faults", s->dc.faults - dc.faults);
-		report_u64(&r, "device_resumes_ok", s->dc.resumes_ok - dc.resumes_ok);
-		report_u64(&r, "device_resumes_error",
-			   s->dc.resumes_error - dc.resumes_error);
-		report_u64(&r, "device_mtts_set", s->dc.mtts_set - dc.mtts_set);
-		report_u64(&r, "device_mtts_cleared",
-			   s->dc.mtts_cleared - dc.mtts_cleared);
-	}
+	report_counted(&r, &before, &s->counted, 0);
 	if (error)
 		report_fail(&r, "%s", error);
 	report_end(&r);
@@ -89,40 +63,45 @@ static const char *write_all(struct state *s)
 	return NULL;
 }
 
+struct options {
+	const char *dev;
+	uint64_t pages;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct options *o = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT: return init_device_option(state, &o->dev);
+	case 'p': o->pages = parse_size("--pages", arg); return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option options[] = {
+	{ "pages", 'p', "N", 0, "Pages of the MR, a multiple of 16 (512)", 0 },
+	{ 0 },
+};
+
+static const struct argp argp = {
+	.options = options, .parser = parse, .children = device_option,
+	.doc = "What is counted in a known sequence of faults and invalidations.",
+};
+
 int main(int argc, char **argv)
 {
-	static const struct option longopts[] = {
-		{ "dev", required_argument, NULL, 'd' },
-		{ "pages", required_argument, NULL, 'p' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
-	static const char use[] = "usage: odp_stats --dev NAME [--pages N]\n";
-	struct state s = { .pages = 512 };
-	const char *dev = NULL, *error;
+	struct options o = { .pages = 512 };
+	struct state s = { 0 };
+	const char *error;
 	size_t len;
-	int c;
 
-	while ((c = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
-		switch (c) {
-		case 'd': dev = optarg; break;
-		case 'p': s.pages = parse_size("--pages", optarg); break;
-		case 'h':
-			fputs(use, stdout);
-			return 0;
-		default:
-			fputs(use, stderr);
-			return 2;
-		}
-	}
-	if (!dev || optind != argc) {
-		fputs(use, stderr);
-		return 2;
-	}
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	s.pages = o.pages;
 	len = s.pages * PAGE;
 	if (!len || len % OP_LEN)
 		die("--pages must be a multiple of %u", OP_LEN / PAGE);
-	device_open(&s.dev, dev);
+	device_open(&s.dev, o.dev);
 	s.mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	s.src = mmap(NULL, OP_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (s.mem == MAP_FAILED || s.src == MAP_FAILED)
@@ -134,7 +113,7 @@ int main(int argc, char **argv)
 		die("registering memory: %s", strerror(errno));
 	pair_create(&s.pair, &s.dev, 1, PAIR_TIMEOUT);
 
-	counters(&s);
+	counted_now(s.dev.name, &s.counted);
 	s.mr = odp_mr(&s.dev, s.mem, len, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
 	report_phase(&s, "register-absent", NULL);
 	report_phase(&s, "nothing", NULL);

@@ -11,12 +11,12 @@
  */
 #define _GNU_SOURCE
 #include "devctl.h"
+#include "options.h"
 #include "pattern.h"
 #include "rdma.h"
 #include "report.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -139,40 +139,47 @@ static void run(struct zap *z, unsigned int ranges)
 	report_end(&r);
 }
 
+struct options {
+	const char *dev;
+	unsigned int ranges, fail_zaps;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct options *o = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT: return init_device_option(state, &o->dev);
+	case 'f': o->fail_zaps = parse_size("--fail-zaps", arg); return 0;
+	case 'n': o->ranges = parse_size("--ranges", arg); return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option options[] = {
+	{ "ranges", 'n', "N", 0, "Ranges of 64 KiB to take away (64)", 0 },
+	{ "fail-zaps", 'f', "N", 0, "Let the device fail the first N zaps (0)", 0 },
+	{ 0 },
+};
+
+static const struct argp argp = {
+	.options = options, .parser = parse, .children = device_option,
+	.doc = "Does the device lose its translation when memory is taken back?",
+};
+
 int main(int argc, char **argv)
 {
-	static const struct option longopts[] = {
-		{ "dev", required_argument, NULL, 'd' },
-		{ "ranges", required_argument, NULL, 'n' },
-		{ "fail-zaps", required_argument, NULL, 'f' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
-	static const char use[] = "usage: odp_zap --dev NAME [--ranges N] [--fail-zaps N]\n";
-	unsigned int ranges = 64;
-	const char *dev = NULL;
+	struct options o = { .ranges = 64 };
 	struct zap z = { 0 };
-	int c;
+	size_t len;
 
-	while ((c = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
-		switch (c) {
-		case 'd': dev = optarg; break;
-		case 'f': z.fail_zaps = parse_size("--fail-zaps", optarg); break;
-		case 'n': ranges = parse_size("--ranges", optarg); break;
-		case 'h':
-			fputs(use, stdout);
-			return 0;
-		default:
-			fputs(use, stderr);
-			return 2;
-		}
-	}
-	if (!dev || optind != argc || !ranges) {
-		fputs(use, stderr);
-		return 2;
-	}
-	device_open(&z.dev, dev);
-	z.mem = mmap(NULL, ranges * RANGE, PROT_READ | PROT_WRITE,
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (!o.ranges)
+		die("--ranges must not be 0");
+	len = (size_t)o.ranges * RANGE;
+	z.fail_zaps = o.fail_zaps;
+	device_open(&z.dev, o.dev);
+	z.mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	z.sink = mmap(NULL, RANGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (z.mem == MAP_FAILED || z.sink == MAP_FAILED)
@@ -180,10 +187,10 @@ int main(int argc, char **argv)
 	z.sink_mr = ibv_reg_mr(z.dev.pd, z.sink, RANGE, IBV_ACCESS_LOCAL_WRITE);
 	if (!z.sink_mr)
 		die("registering memory: %s", strerror(errno));
-	z.mr = odp_mr(&z.dev, z.mem, ranges * RANGE,
+	z.mr = odp_mr(&z.dev, z.mem, len,
 		      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
 	pair_create(&z.pair, &z.dev, 1, PAIR_TIMEOUT);
-	run(&z, ranges);
+	run(&z, o.ranges);
 	pair_destroy(&z.pair);
 	ibv_dereg_mr(z.mr);
 	ibv_dereg_mr(z.sink_mr);

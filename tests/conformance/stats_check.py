@@ -61,9 +61,9 @@ def broken_rules(line):
     rule("zaps", taken <= zapped <= taken + max(runs - 1, 0),
          f"page_invalidations {zapped}, {taken} pages were taken away in {runs} runs")
     rule("quiet", absent or not events, f"page_faults_handled {events} without an absent page")
-    if "device_faults" not in line:
+    if "device_resumes_ok" not in line:
         return bad
-    raised, errors = line["device_faults"], line["device_resumes_error"]
+    raised, errors = line["faults"], line["device_resumes_error"]
     resumed = line["device_resumes_ok"] + errors
     entries, cleared = line["device_mtts_set"], line["device_mtts_cleared"]
     rule("events", events == raised - errors,

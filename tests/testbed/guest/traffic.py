@@ -49,6 +49,8 @@ def run(stack, disturb_seconds=0):
     pingpong(stack, "rc_pingpong")
     pingpong(stack, "rc_pingpong -o", "-o")
     stack.lines("rdma-core", *bed.script("run_odp_tests.py"), "--dev", stack.dev)
+    stack.lines("atomic", conformance.program("odp_atomic"), "--dev", stack.dev,
+                "--min-faults", "1")
     traffic = [conformance.program("odp_traffic"), "--dev", stack.dev]
     stack.lines("traffic", *traffic, "--min-faults", "1000")
     stack.lines("disturbed", *traffic, "--disturb", "--seconds", str(disturb_seconds))
