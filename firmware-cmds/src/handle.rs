@@ -44,21 +44,25 @@ macro_rules! bounded {
                 // drops the range checks of the layouts' setters.
                 self.0 & Self::MAX.0
             }
+        }
 
+        $crate::handle::number_traits!($name($int));
+    };
+    // One that is a field of a word.
+    ($(#[$meta:meta])* $name:ident($int:ty), $bits:literal bits of a word) => {
+        $crate::handle::bounded!($(#[$meta])* $name($int), $bits bits);
+
+        impl $name {
             /// For `bitfield`, which hands in no more bits than the field has.
-            #[allow(dead_code)]
             pub(crate) const fn from_bits(bits: $int) -> Self {
                 Self::truncate(bits)
             }
 
             /// For `bitfield`.
-            #[allow(dead_code)]
             pub(crate) const fn into_bits(self) -> $int {
                 self.get()
             }
         }
-
-        $crate::handle::number_traits!($name($int));
     };
 }
 
@@ -82,6 +86,22 @@ macro_rules! full {
         }
 
         $crate::handle::number_traits!($name($int));
+    };
+    // One that is a field of a word.
+    ($(#[$meta:meta])* $name:ident($int:ty) of a word) => {
+        full!($(#[$meta])* $name($int));
+
+        impl $name {
+            /// For `bitfield`.
+            pub(crate) const fn from_bits(bits: $int) -> Self {
+                Self(bits)
+            }
+
+            /// For `bitfield`.
+            pub(crate) const fn into_bits(self) -> $int {
+                self.0
+            }
+        }
     };
 }
 
@@ -117,12 +137,12 @@ full! {
 
 bounded! {
     /// Index of an MKey, what commands name it by: bits 31:8 of the key.
-    MkeyIndex(u32), 24 bits
+    MkeyIndex(u32), 24 bits of a word
 }
 
 full! {
     /// Bits 7:0 of an MKey. Its owner may pick them anew when it makes the key valid again.
-    MkeyVariant(u8)
+    MkeyVariant(u8) of a word
 }
 
 impl Mkey {
@@ -133,7 +153,6 @@ impl Mkey {
     /// The key of `index` and `variant` (kernel: `mlx5_idx_to_mkey`).
     pub const fn from_parts(index: MkeyIndex, variant: MkeyVariant) -> Self {
         // CAST: widens; a const fn cannot call `u32::from`.
-        #[allow(clippy::cast_lossless)]
         Self(index.0 << 8 | variant.0 as u32)
     }
 
@@ -150,7 +169,7 @@ impl Mkey {
 
 bounded! {
     /// Queue pair number.
-    Qpn(u32), 24 bits
+    Qpn(u32), 24 bits of a word
 }
 
 impl Qpn {
@@ -160,13 +179,13 @@ impl Qpn {
 
 bounded! {
     /// Shared receive queue number.
-    Srqn(u32), 24 bits
+    Srqn(u32), 24 bits of a word
 }
 
 bounded! {
     /// Number of the work queue that a page fault stalled: a [`Qpn`] or an [`Srqn`], as the
     /// fault's type says.
-    WqNumber(u32), 24 bits
+    WqNumber(u32), 24 bits of a word
 }
 
 impl From<Qpn> for WqNumber {
@@ -195,7 +214,7 @@ impl From<WqNumber> for Srqn {
 
 bounded! {
     /// Protection domain number.
-    Pdn(u32), 24 bits
+    Pdn(u32), 24 bits of a word
 }
 
 full! {
@@ -205,7 +224,7 @@ full! {
 
 bounded! {
     /// What identifies a stalled access in the transport page-fault scheme.
-    TransportToken(u32), 24 bits
+    TransportToken(u32), 24 bits of a word
 }
 
 bounded! {

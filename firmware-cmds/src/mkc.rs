@@ -49,7 +49,7 @@ pub struct MkcFlags {
     __: u8,
     /// Address translation services to use.
     #[bits(2)]
-    pub ma_translation_mode: u8,
+    pub ma_translation_mode: MaTranslationMode,
     #[bits(4)]
     __: u8,
 }
@@ -62,7 +62,8 @@ pub struct MkcQpn {
     #[bits(24)]
     pub qpn: Qpn,
     /// The key's variant.
-    pub mkey_7_0: u8,
+    #[bits(8)]
+    pub mkey_7_0: MkeyVariant,
 }
 
 /// Word 3: flags and protection domain.
@@ -97,7 +98,7 @@ pub struct MkcPage {
     pub relaxed_ordering_read: bool,
     /// Base-2 logarithm of the bytes that a translation entry covers.
     #[bits(6)]
-    pub log_page_size: u8,
+    pub log_page_size: LogPageSize,
 }
 
 /// Word 15: PCIe TLP processing hints.
@@ -110,7 +111,7 @@ pub struct MkcTph {
     pub pcie_tph_en: bool,
     /// The hint.
     #[bits(2)]
-    pub pcie_tph_ph: u8,
+    pub pcie_tph_ph: TphHint,
     /// Index of the steering tag.
     pub pcie_tph_steering_tag_index: u8,
     __: u16,
@@ -225,7 +226,7 @@ pub struct Access {
 
 bounded! {
     /// Base-2 logarithm of the bytes that a translation entry covers.
-    LogPageSize(u8), 6 bits
+    LogPageSize(u8), 6 bits of a word
 }
 
 impl LogPageSize {
@@ -240,12 +241,12 @@ impl LogPageSize {
 
 bounded! {
     /// Address translation services to use.
-    MaTranslationMode(u8), 2 bits
+    MaTranslationMode(u8), 2 bits of a word
 }
 
 bounded! {
     /// A TLP processing hint.
-    TphHint(u8), 2 bits
+    TphHint(u8), 2 bits of a word
 }
 
 /// PCIe TLP processing hints of an MKey.
@@ -334,9 +335,9 @@ impl Wire for Mkc {
                 local_write: flags.lw(),
                 local_read: flags.lr(),
             },
-            ma_translation_mode: MaTranslationMode::truncate(flags.ma_translation_mode()),
+            ma_translation_mode: flags.ma_translation_mode(),
             qpn: layout.qpn_mkey.qpn(),
-            variant: MkeyVariant::new(layout.qpn_mkey.mkey_7_0()),
+            variant: layout.qpn_mkey.mkey_7_0(),
             length64: layout.flags_pd.length64(),
             bsf_en: layout.flags_pd.bsf_en(),
             sync_umr: layout.flags_pd.sync_umr(),
@@ -348,10 +349,10 @@ impl Wire for Mkc {
             bsf_octword_size: layout.bsf_octword_size.get(),
             crossing_target_vhca_id: layout.crossing_target_vhca_id.get(),
             translations_octword_size: layout.translations_octword_size.get(),
-            log_page_size: LogPageSize::truncate(layout.page.log_page_size()),
+            log_page_size: layout.page.log_page_size(),
             tph: Tph {
                 enabled: layout.tph.pcie_tph_en(),
-                hint: TphHint::truncate(layout.tph.pcie_tph_ph()),
+                hint: layout.tph.pcie_tph_ph(),
                 steering_tag_index: layout.tph.pcie_tph_steering_tag_index(),
             },
         })
@@ -372,10 +373,8 @@ impl Wire for Mkc {
                 .with_lw(self.access.local_write)
                 .with_lr(self.access.local_read)
                 .with_access_mode_1_0(mode & 3)
-                .with_ma_translation_mode(self.ma_translation_mode.get()),
-            qpn_mkey: MkcQpn::new()
-                .with_qpn(self.qpn)
-                .with_mkey_7_0(self.variant.get()),
+                .with_ma_translation_mode(self.ma_translation_mode),
+            qpn_mkey: MkcQpn::new().with_qpn(self.qpn).with_mkey_7_0(self.variant),
             flags_pd: MkcPd::new()
                 .with_length64(self.length64)
                 .with_bsf_en(self.bsf_en)
@@ -390,10 +389,10 @@ impl Wire for Mkc {
             translations_octword_size: U32::new(self.translations_octword_size),
             page: MkcPage::new()
                 .with_relaxed_ordering_read(self.relaxed_ordering_read)
-                .with_log_page_size(self.log_page_size.get()),
+                .with_log_page_size(self.log_page_size),
             tph: MkcTph::new()
                 .with_pcie_tph_en(self.tph.enabled)
-                .with_pcie_tph_ph(self.tph.hint.get())
+                .with_pcie_tph_ph(self.tph.hint)
                 .with_pcie_tph_steering_tag_index(self.tph.steering_tag_index),
             ..FromZeros::new_zeroed()
         }

@@ -32,7 +32,7 @@ pub const MEMORY_FAULT_PAGE: u32 = 4096;
 
 bounded! {
     /// Type of a page fault of the transport scheme; PAGE_FAULT_RESUME hands it back.
-    FaultType(u32), 3 bits
+    FaultType(u32), 3 bits of a word
 }
 
 impl FaultType {
@@ -310,7 +310,7 @@ pub struct MemoryFaultFlags {
 
 bounded! {
     /// Number of demanded pages of a [`MemoryFault`], in units of [`MEMORY_FAULT_PAGE`].
-    DemandPages(u32), 20 bits
+    DemandPages(u32), 20 bits of a word
 }
 
 /// Number of demanded pages of a [`MemoryFault`]. Older firmware puts a byte count there, hence
@@ -421,10 +421,7 @@ impl MemoryFault {
 /// Bytes of `pages` units of [`MEMORY_FAULT_PAGE`]: 2^32 times 2^12 fits easily.
 const fn pages_to_bytes(pages: u32) -> u64 {
     // CAST: widens; a const fn cannot call `u64::from`.
-    #[allow(clippy::cast_lossless)]
-    {
-        pages as u64 * MEMORY_FAULT_PAGE as u64
-    }
+    pages as u64 * MEMORY_FAULT_PAGE as u64
 }
 
 /// A page fault.

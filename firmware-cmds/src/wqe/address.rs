@@ -74,10 +74,10 @@ pub struct DqpDct {
 pub struct StatRateSl {
     /// Static rate.
     #[bits(4)]
-    pub stat_rate: u8,
+    pub stat_rate: Nibble,
     /// Service level.
     #[bits(4)]
-    pub sl: u8,
+    pub sl: Nibble,
 }
 
 /// Layout of the short address vector (`struct mlx5_base_av`).
@@ -98,7 +98,7 @@ pub struct BaseAvLayout {
 
 bounded! {
     /// Four bits: a static rate or a service level.
-    Nibble(u8), 4 bits
+    Nibble(u8), 4 bits of a word
 }
 
 /// Short address vector.
@@ -129,8 +129,8 @@ impl Wire for BaseAv {
             key: layout.key.get(),
             extended: layout.dqp_dct.extended(),
             dqp_dct: layout.dqp_dct.dqp_dct(),
-            stat_rate: Nibble::truncate(layout.stat_rate_sl.stat_rate()),
-            sl: Nibble::truncate(layout.stat_rate_sl.sl()),
+            stat_rate: layout.stat_rate_sl.stat_rate(),
+            sl: layout.stat_rate_sl.sl(),
             fl_mlid: layout.fl_mlid,
             rlid: layout.rlid.get(),
         })
@@ -143,8 +143,8 @@ impl Wire for BaseAv {
                 .with_extended(self.extended)
                 .with_dqp_dct(self.dqp_dct),
             stat_rate_sl: StatRateSl::new()
-                .with_stat_rate(self.stat_rate.get())
-                .with_sl(self.sl.get()),
+                .with_stat_rate(self.stat_rate)
+                .with_sl(self.sl),
             fl_mlid: self.fl_mlid,
             rlid: U16::new(self.rlid),
         }
@@ -189,7 +189,7 @@ pub struct AvLayout {
 
 bounded! {
     /// Flow label of a GRH.
-    FlowLabel(u32), 20 bits
+    FlowLabel(u32), 20 bits of a word
 }
 
 /// Global routing header of an address vector.

@@ -18,8 +18,9 @@ pub struct OpmodIdxOpcode {
     pub opmod: u8,
     /// Index of the WQE in units of basic blocks.
     pub wqe_index: u16,
-    /// Opcode; see [`WqeOpcode`].
-    pub opcode: u8,
+    /// Opcode.
+    #[bits(8)]
+    pub opcode: WqeOpcode,
 }
 
 /// Word 1: queue and length.
@@ -33,7 +34,7 @@ pub struct QpnDs {
     __: u8,
     /// Length of the WQE in DS.
     #[bits(6)]
-    pub ds: u8,
+    pub ds: Ds,
 }
 
 /// Byte 11: fence, completion, solicited event.
@@ -95,11 +96,21 @@ impl WqeOpcode {
     pub const ATOMIC_FA: Self = Self(0x12);
     /// Change an MKey.
     pub const UMR: Self = Self(0x25);
+
+    /// For `bitfield`.
+    const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// For `bitfield`.
+    const fn into_bits(self) -> u8 {
+        self.0
+    }
 }
 
 bounded! {
     /// Length of a WQE in units of 16 bytes ([`DS_LEN`](super::DS_LEN)).
-    Ds(u8), 6 bits
+    Ds(u8), 6 bits of a word
 }
 
 impl Ds {
@@ -111,7 +122,7 @@ impl Ds {
 
 bounded! {
     /// What a WQE waits for before it starts (kernel: `MLX5_FENCE_MODE_*`).
-    FenceMode(u8), 3 bits
+    FenceMode(u8), 3 bits of a word
 }
 
 impl FenceMode {
@@ -206,9 +217,9 @@ impl Wire for CtrlSeg {
         Ok(Self {
             opmod: layout.opmod_idx_opcode.opmod(),
             wqe_index: layout.opmod_idx_opcode.wqe_index(),
-            opcode: WqeOpcode(layout.opmod_idx_opcode.opcode()),
+            opcode: layout.opmod_idx_opcode.opcode(),
             qpn: layout.qpn_ds.qpn(),
-            ds: Ds::truncate(layout.qpn_ds.ds()),
+            ds: layout.qpn_ds.ds(),
             signature: layout.signature,
             fence: layout.fm_ce_se.fm(),
             completion: layout.fm_ce_se.ce(),
@@ -222,8 +233,8 @@ impl Wire for CtrlSeg {
             opmod_idx_opcode: OpmodIdxOpcode::new()
                 .with_opmod(self.opmod)
                 .with_wqe_index(self.wqe_index)
-                .with_opcode(self.opcode.0),
-            qpn_ds: QpnDs::new().with_qpn(self.qpn).with_ds(self.ds.get()),
+                .with_opcode(self.opcode),
+            qpn_ds: QpnDs::new().with_qpn(self.qpn).with_ds(self.ds),
             signature: self.signature,
             fm_ce_se: FmCeSe::new()
                 .with_fm(self.fence)

@@ -25,7 +25,7 @@ pub struct ByteCountWord {
 
 bounded! {
     /// Length of a data segment as it is written: 0 stands for 2 GiB.
-    ByteCount(u32), 31 bits
+    ByteCount(u32), 31 bits of a word
 }
 
 impl ByteCount {

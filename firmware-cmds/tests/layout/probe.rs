@@ -51,9 +51,17 @@ macro_rules! numbers {
 
 numbers!(U16 U32 U64);
 numbers!(handle::MkeyIndex handle::Qpn handle::Srqn handle::WqNumber handle::Pdn);
-numbers!(handle::TransportToken handle::MemoryToken);
+numbers!(handle::TransportToken handle::MkeyVariant);
+numbers!(mkc::LogPageSize mkc::MaTranslationMode mkc::TphHint);
 numbers!(page_fault::FaultType page_fault::DemandPages);
 numbers!(wqe::FenceMode wqe::CompletionMode wqe::ByteCount wqe::FlowLabel);
+numbers!(wqe::Ds wqe::Nibble);
+
+impl Value for wqe::WqeOpcode {
+    fn big_endian(&self) -> Vec<u8> {
+        self.0.big_endian()
+    }
+}
 
 impl Value for bool {
     fn big_endian(&self) -> Vec<u8> {

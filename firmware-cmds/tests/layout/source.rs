@@ -61,8 +61,9 @@ impl Found {
     fn finish(mut self) -> Result<BTreeMap<String, Struct>, String> {
         for (name, layout) in &self.wires {
             if !self.structs.contains_key(layout) {
-                self.wrong
-                    .push(format!("{name}: its layout {layout} is none that was found"));
+                self.wrong.push(format!(
+                    "{name}: its layout {layout} is none that was found"
+                ));
             }
         }
         if self.wrong.is_empty() {
