@@ -159,6 +159,8 @@ pub struct RecvQueue {
     pub log_stride: u32,
     /// WQEs done.
     pub ci: u16,
+    /// WQEs posted, as last read from the doorbell record by a flush.
+    pub pi: u16,
     /// The WQE that the message under way was given.
     pub bound: Option<Receive>,
 }
@@ -182,6 +184,10 @@ pub struct Qp {
     pub rq: RecvQueue,
     /// Counts resets and errors: what was bound to an earlier life is void.
     pub epoch: u64,
+    /// A flush read the doorbell records and is not done with what they said.
+    pub flushing: bool,
+    /// Its queues or doorbell record cannot be reached: nothing of it works until a reset.
+    pub lost: bool,
 }
 
 /// Bytes of both queues, and the first byte of the send queue, that a context asks for.
@@ -231,10 +237,13 @@ impl Qp {
                 log_size: rq_size,
                 log_stride: context.get(qpc::LOG_RQ_STRIDE) + 4,
                 ci: 0,
+                pi: 0,
                 bound: None,
             },
             context,
             epoch: 0,
+            flushing: false,
+            lost: false,
         })
     }
 
@@ -246,6 +255,7 @@ impl Qp {
         self.sq.rnr_naks = 0;
         self.sq.timeouts = 0;
         self.rq.bound = None;
+        self.flushing = false;
     }
 
     /// [`Qp::stop`], and both queues are empty.
@@ -255,6 +265,7 @@ impl Qp {
         self.sq.pi = 0;
         self.sq.doorbells.clear();
         self.rq.ci = 0;
+        self.lost = false;
     }
 
     /// Address of the receive counter of the doorbell record.
@@ -306,8 +317,10 @@ pub struct Qps {
     numbers: Numbers,
     /// QPs with work to do, each at most once.
     ready: VecDeque<Qpn>,
-    /// When to look at which QP again.
+    /// When to look at which QP again, each at most once.
     timers: BTreeSet<(Duration, Qpn)>,
+    /// The same by QP.
+    due: BTreeMap<Qpn, Duration>,
 }
 
 impl Default for Qps {
@@ -317,6 +330,7 @@ impl Default for Qps {
             numbers: Numbers::new(FIRST_QPN, LAST_QPN),
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
+            due: BTreeMap::new(),
         }
     }
 }
@@ -338,7 +352,9 @@ impl Qps {
     /// Removes a QP; `None` if there is none.
     pub fn remove(&mut self, qpn: Qpn) -> Option<Qp> {
         self.ready.retain(|&ready| ready != qpn);
-        self.timers.retain(|&(_, waiting)| waiting != qpn);
+        if let Some(at) = self.due.remove(&qpn) {
+            self.timers.remove(&(at, qpn));
+        }
         self.by_number.remove(&qpn)
     }
 
@@ -376,8 +392,17 @@ impl Qps {
         }
     }
 
-    /// Has a QP looked at no later than `at`.
+    /// Has a QP looked at no later than `at`. A QP that was to be looked at earlier still
+    /// is, and then waits for the rest: it has one timer, however often this is called.
     pub fn wake_at(&mut self, at: Duration, qpn: Qpn) {
+        match self.due.get(&qpn) {
+            Some(&due) if due <= at => return,
+            Some(&due) => {
+                self.timers.remove(&(due, qpn));
+            }
+            None => {}
+        }
+        self.due.insert(qpn, at);
         self.timers.insert((at, qpn));
     }
 
@@ -388,6 +413,7 @@ impl Qps {
                 break;
             }
             self.timers.pop_first();
+            self.due.remove(&qpn);
             self.wake(qpn);
         }
         self.ready.pop_front()

@@ -10,10 +10,12 @@
 //! - `connected`: RC, XRC and UC messages, and the responder's part in them.
 //! - `receive`: gives messages receive WQEs and completes those.
 //! - `datagram`: UD messages.
+//! - `flush`: what is left in the queues of a QP in error.
 //! - [`mover`]: moves bytes between segment lists.
 
 mod connected;
 mod datagram;
+mod flush;
 pub mod mover;
 mod receive;
 mod requester;
@@ -32,9 +34,6 @@ use crate::wqe::{self, Receive, Request};
 
 /// Pieces of work, of at most [`mover::CHUNK`] bytes each, that one step does.
 const STEP_BUDGET: u32 = 32;
-
-/// How often the receive queue of a QP in error is looked at: it has no doorbell.
-const FLUSH_POLL: Duration = Duration::from_millis(20);
 
 /// A work request in progress.
 #[derive(Clone, Debug)]
@@ -143,10 +142,7 @@ impl Device {
         };
         match qp.state {
             QpState::Rts => {}
-            QpState::Err => {
-                self.flush(qpn);
-                return false;
-            }
+            QpState::Err => return self.flush(qpn),
             _ => return false,
         }
         match qp.sq.wait {
@@ -232,11 +228,10 @@ impl Device {
         self.raise(Eqe::for_qp(event_type::WQ_CATASTROPHIC, qpn));
         self.abandon(qpn);
         if let Some(qp) = self.qps.get_mut(qpn) {
-            // No flush: it would read the same memory.
             qp.state = QpState::Err;
             qp.context.set(qpc::STATE, QpState::Err.code());
-            qp.sq.log_size = None;
-            qp.rq.log_size = None;
+            // No flush: it would read the same memory.
+            qp.lost = true;
         }
     }
 
@@ -276,7 +271,9 @@ impl Device {
         if shared {
             self.raise(Eqe::for_qp(event_type::SRQ_LAST_WQE, qpn));
         }
-        self.flush(qpn);
+        if self.flush(qpn) {
+            self.qps.wake(qpn);
+        }
     }
 
     /// Empties a QP. When this returns nothing of it is under way.
@@ -293,39 +290,6 @@ impl Device {
     pub(crate) fn destroy_qp(&mut self, qpn: Qpn) -> bool {
         self.abandon(qpn);
         self.qps.remove(qpn).is_some()
-    }
-
-    /// Completes everything posted to a QP in error with the flush syndrome, in order.
-    fn flush(&mut self, qpn: Qpn) {
-        if let Err(error) = self.flush_queues(qpn) {
-            self.queue_lost(qpn, error);
-        }
-    }
-
-    fn flush_queues(&mut self, qpn: Qpn) -> Result<(), DmaError> {
-        while let Some(qp) = self.qps.get_mut(qpn) {
-            if qp.sq.log_size.is_none() {
-                break;
-            }
-            qp.sq.pi = wqe::counter(&*self.mem, qp.send_dbr())?;
-            if wqe::sq_pending(qp) == 0 {
-                break;
-            }
-            let wqebbs = wqe::head_wqebbs(qp, &*self.mem)?;
-            let index = qp.sq.ci;
-            self.complete_error(qpn, index, wqebbs, 0, syndrome::FLUSH);
-        }
-        while let Some(qp) = self.qps.get_mut(qpn) {
-            let Some(receive) = wqe::fetch_receive(qp, &*self.mem)? else {
-                break;
-            };
-            qp.rq.ci = qp.rq.ci.wrapping_add(1);
-            self.push_receive_error(qpn, &receive, syndrome::FLUSH);
-        }
-        if self.qps.get(qpn).is_some_and(|qp| qp.rq.log_size.is_some()) {
-            self.qps.wake_at(self.now + FLUSH_POLL, qpn);
-        }
-        Ok(())
     }
 
     /// Ends the wait of a requester for a stall: for `token` only, or for any.

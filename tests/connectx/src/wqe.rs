@@ -182,30 +182,19 @@ impl Receive {
     }
 }
 
-/// Receive WQEs posted to a QP's own queue and not done, never more than it holds.
-///
-/// # Errors
-///
-/// If the doorbell record cannot be read.
-pub fn rq_pending(qp: &Qp, mem: &dyn GuestMemory) -> Result<u16, DmaError> {
-    let Some(log) = qp.rq.log_size else {
-        return Ok(0);
-    };
-    let posted = counter(mem, qp.recv_dbr())?.wrapping_sub(qp.rq.ci);
-    Ok(u16::try_from(u32::from(posted).min(1 << log)).unwrap_or(u16::MAX))
-}
-
 /// Reads the receive WQE at the head of a QP's own queue; `None` if none is posted.
 ///
 /// # Errors
 ///
 /// Those of the guest's memory.
 pub fn fetch_receive(qp: &Qp, mem: &dyn GuestMemory) -> Result<Option<Receive>, DmaError> {
-    if rq_pending(qp, mem)? == 0 {
+    let Some(log) = qp.rq.log_size else {
+        return Ok(None);
+    };
+    if counter(mem, qp.recv_dbr())? == qp.rq.ci {
         return Ok(None);
     }
-    let mask = (1 << qp.rq.log_size.unwrap_or(0)) - 1;
-    let slot = u64::from(u32::from(qp.rq.ci) & mask) << qp.rq.log_stride;
+    let slot = u64::from(u32::from(qp.rq.ci) & ((1 << log) - 1)) << qp.rq.log_stride;
     let mut bytes = vec![0; 1 << qp.rq.log_stride];
     qp.buffer.read(mem, slot, &mut bytes)?;
     Ok(Some(Receive::parse(qp.rq.ci, None, &bytes)))

@@ -2,12 +2,15 @@
 
 //! WQEs that make no sense: an error completion, never a panic, and the device goes on.
 
-use connectx::Scheme;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Arc;
+
+use connectx::{DmaError, GuestMemory, Iova, MappedMemory, Scheme};
 use firmware_cmds::wqe::{CtrlSeg, Ds, WqeOpcode};
 use firmware_cmds::{MttAccess, Wire};
 use proptest::prelude::*;
 
-use crate::rig::{ctrl, data, raddr, Rig};
+use crate::rig::{ctrl, data, raddr, Rig, LOG_RQ, LOG_SQ};
 
 const VA: u64 = 0x7f00_0000_1000;
 
@@ -53,8 +56,77 @@ fn a_doorbell_record_far_ahead_flushes_no_more_than_the_queue() {
     let (mut a, _b) = rig.rc_pair();
     a.sq_pi = 0x7fff;
     rig.ring(&a);
+    // The first WQE fails, and then the queue is flushed.
     let done = rig.run();
-    assert!(done.len() <= 0x8000, "{}", done.len());
+    assert_eq!(done.len(), 1 + (1 << LOG_SQ));
+    assert!(done[1..].iter().all(|c| c.syndrome == 5), "{done:?}");
+    assert_eq!(rig.run_after(1000), []);
+    assert!(rig.violations().is_empty());
+}
+
+#[test]
+fn a_step_flushes_a_bounded_part_of_a_long_queue() {
+    const LOG: u32 = 13;
+    let mut rig = Rig::new(Scheme::Memory);
+    let mut qp = rig.create_qp_with(0, LOG);
+    rig.connect(qp.qpn, 0);
+    qp.sq_pi = 1 << LOG;
+    rig.ring(&qp);
+    assert_eq!(rig.device.step(rig.now), Some(rig.now));
+    let flushed = |rig: &Rig| rig.device.qps.get(connectx::Qpn(qp.qpn)).unwrap().sq.ci;
+    let first = flushed(&rig);
+    assert!(first > 0 && first < 1 << (LOG - 1), "{first}");
+    rig.run();
+    assert_eq!(flushed(&rig), 1 << LOG);
+}
+
+/// A user that writes to its doorbell record all the time: both counters go up with every
+/// read. A device that reads on and on is caught after a while.
+struct Restless {
+    memory: Arc<MappedMemory>,
+    dbr: u64,
+    reads: AtomicU16,
+}
+
+impl GuestMemory for Restless {
+    fn read(&self, iova: Iova, buf: &mut [u8]) -> Result<(), DmaError> {
+        self.memory.read(iova, buf)?;
+        if iova.0 & !7 == self.dbr {
+            let reads = self.reads.fetch_add(1, Ordering::Relaxed) + 1;
+            assert!(reads < 1000, "the device reads the record without end");
+            buf.copy_from_slice(&reads.to_be_bytes());
+        }
+        Ok(())
+    }
+    fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
+        self.memory.write(iova, data)
+    }
+    fn write_release(&self, iova: Iova, value: u8) -> Result<(), DmaError> {
+        self.memory.write_release(iova, value)
+    }
+    fn fetch_add(&self, iova: Iova, add: u64) -> Result<u64, DmaError> {
+        self.memory.fetch_add(iova, add)
+    }
+    fn compare_exchange(&self, iova: Iova, compare: u64, swap: u64) -> Result<u64, DmaError> {
+        self.memory.compare_exchange(iova, compare, swap)
+    }
+}
+
+#[test]
+fn a_doorbell_record_that_changes_all_the_time_does_not_hold_the_device_up() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let (a, _b) = rig.rc_pair();
+    rig.device.mem = Box::new(Restless {
+        memory: Arc::clone(&rig.mem),
+        dbr: a.dbr,
+        reads: AtomicU16::new(0),
+    });
+    rig.ring(&a);
+    for _ in 0..10 {
+        let done = rig.run_after(20);
+        assert!(!done.is_empty() && done.len() <= 1 + (1 << LOG_SQ) + (1 << LOG_RQ));
+    }
+    assert!(rig.violations().is_empty());
 }
 
 proptest! {

@@ -2,9 +2,13 @@
 
 //! RC messages: what arrives, what completes, and what goes wrong properly.
 
+use std::fs::File;
+use std::time::Duration;
+
+use connectx::guest::Rights;
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::Scheme;
+use connectx::{Iova, Scheme};
 use firmware_cmds::wqe::{AtomicSeg, WqeOpcode};
 use firmware_cmds::{MttAccess, Wire};
 
@@ -327,6 +331,66 @@ fn error_state_flushes_in_order_and_keeps_flushing() {
     input[..2].copy_from_slice(&0x50a_u16.to_be_bytes());
     t.rig.command(&input, 16);
     assert_eq!(t.rig.run_after(1000), []);
+}
+
+#[test]
+fn a_qp_in_error_is_looked_at_by_one_timer() {
+    let mut t = pair();
+    let mut input = vec![0; 16];
+    input[..2].copy_from_slice(&0x507_u16.to_be_bytes());
+    input[8..12].copy_from_slice(&t.b.qpn.to_be_bytes());
+    t.rig.command(&input, 16);
+    for _ in 0..100 {
+        t.rig.now += Duration::from_micros(10);
+        t.rig.ring(&t.b);
+        t.rig.run();
+    }
+    let mut looks = 0;
+    let end = t.rig.now + Duration::from_millis(100);
+    while let Some(at) = t.rig.device.step(t.rig.now).filter(|&at| at < end) {
+        t.rig.now = t.rig.now.max(at);
+        looks += 1;
+    }
+    assert!((4..=10).contains(&looks), "{looks}");
+}
+
+#[test]
+fn a_queue_that_was_lost_works_again_after_a_reset() {
+    let mut t = pair();
+    let page = tempfile();
+    t.rig.mem.unmap(Iova(t.a.dbr), 4096);
+    let doorbell = t.a.dbr;
+    t.a.dbr = t.b.dbr;
+    t.rig.ring(&t.a);
+    t.a.dbr = doorbell;
+    assert_eq!(t.rig.run(), []);
+    assert!(t.rig.violations()[0].contains("doorbell record"));
+    let map = t
+        .rig
+        .mem
+        .map(Iova(doorbell), 4096, Some(page), 0, Rights::ALL);
+    map.unwrap();
+    t.rig.reset(&mut t.a);
+    t.rig.connect(t.a.qpn, t.b.qpn);
+    t.rig.post(&mut t.a, WqeOpcode::NOP, 0, &[]);
+    assert_eq!(kinds(&t.rig.run()), [(0, 0)]);
+    t.rig.post(&mut t.a, WqeOpcode(0x3f), 0, &[]);
+    t.rig.post(&mut t.a, WqeOpcode::NOP, 0, &[]);
+    assert_eq!(kinds(&t.rig.run()), [(0xd, 2), (0xd, 5)]);
+}
+
+/// A page of memory that can be mapped.
+fn tempfile() -> File {
+    let path = std::env::temp_dir().join(format!("connectx-messages-{}", std::process::id()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file.set_len(4096).unwrap();
+    file
 }
 
 #[test]

@@ -69,7 +69,8 @@ pub(crate) struct TestQp {
     pub(crate) qpn: u32,
     sq: u64,
     rq: u64,
-    dbr: u64,
+    /// Its doorbell record.
+    pub(crate) dbr: u64,
     /// WQEBBs posted.
     pub(crate) sq_pi: u16,
     rq_pi: u16,
@@ -285,21 +286,29 @@ impl Rig {
 
     /// A QP of a service type, in RST.
     pub(crate) fn create_qp(&mut self, st: u32) -> TestQp {
+        self.create_qp_with(st, LOG_SQ)
+    }
+
+    /// A QP with `2^log_sq` WQEBBs of send queue.
+    pub(crate) fn create_qp_with(&mut self, st: u32, log_sq: u32) -> TestQp {
         let mut context = QpContext::zeroed();
         context.set(qpc::ST, st);
         context.set(qpc::PD, self.pd);
-        context.set(qpc::LOG_SQ_SIZE, LOG_SQ);
+        context.set(qpc::LOG_SQ_SIZE, log_sq);
         context.set(qpc::LOG_RQ_SIZE, LOG_RQ);
         context.set(qpc::LOG_RQ_STRIDE, RQ_STRIDE);
         context.set(qpc::UAR_PAGE, self.uar);
         context.set(qpc::CQN_SND, self.cqn);
         context.set(qpc::CQN_RCV, self.cqn);
-        let (buffer, dbr) = (self.pages(1), self.pages(1));
+        let pages = ((64_u64 << LOG_RQ) + (64 << log_sq)).div_ceil(4096);
+        let (buffer, dbr) = (self.pages(pages), self.pages(1));
         context.set(qpc::DBR_ADDR, u32::try_from(dbr).unwrap());
-        let mut input = vec![0; 0x118];
+        let mut input = vec![0; 0x110];
         input[..2].copy_from_slice(&0x500_u16.to_be_bytes());
         input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
-        input[0x110..0x118].copy_from_slice(&buffer.to_be_bytes());
+        for page in 0..pages {
+            input.extend((buffer + page * 4096).to_be_bytes());
+        }
         TestQp {
             qpn: words(&self.command(&input, 16), 8),
             rq: buffer,
