@@ -74,7 +74,7 @@ impl InHeader {
     /// # Errors
     ///
     /// [`Error::Opcode`] and [`Error::OpMod`].
-    pub fn expect(self, expected: Opcode) -> Result<u16, Error> {
+    pub fn check(self, expected: Opcode) -> Result<u16, Error> {
         if self.opcode != expected.get() {
             return Err(Error::Opcode {
                 expected,
@@ -205,11 +205,6 @@ macro_rules! statuses {
         #[repr(u8)]
         pub enum CmdStatus {
             $($(#[$meta])* $name = $value,)*
-        }
-
-        impl CmdStatus {
-            /// Every status.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
         }
 
         impl TryFrom<u8> for CmdStatus {

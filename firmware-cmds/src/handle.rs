@@ -2,8 +2,6 @@
 
 //! Handles and addresses: one type for each kind of number that crosses the firmware interface.
 
-use core::fmt;
-
 /// Defines an unsigned number of fewer bits than its storage.
 macro_rules! bounded {
     ($(#[$meta:meta])* $name:ident($int:ty), $bits:literal bits) => {
@@ -16,9 +14,6 @@ macro_rules! bounded {
         pub struct $name($int);
 
         impl $name {
-            /// Number of bits that a value has.
-            pub const BITS: u32 = $bits;
-
             /// Largest value.
             pub const MAX: Self = Self(<$int>::MAX >> (<$int>::BITS - $bits));
 
@@ -167,6 +162,12 @@ impl Mkey {
     }
 }
 
+impl core::fmt::Display for Mkey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
 bounded! {
     /// Queue pair number.
     Qpn(u32), 24 bits of a word
@@ -206,12 +207,6 @@ impl From<WqNumber> for Qpn {
     }
 }
 
-impl From<WqNumber> for Srqn {
-    fn from(wq: WqNumber) -> Self {
-        Self(wq.0)
-    }
-}
-
 bounded! {
     /// Protection domain number.
     Pdn(u32), 24 bits of a word
@@ -243,11 +238,6 @@ full! {
     Iova(u64)
 }
 
-full! {
-    /// Address on the bus, what the device puts into a DMA request.
-    DmaAddr(u64)
-}
-
 impl Iova {
     /// The address `bytes` further; `None` beyond the end of the address space.
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
@@ -258,8 +248,7 @@ impl Iova {
     }
 }
 
-impl fmt::Display for Mkey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
+full! {
+    /// Address on the bus, what the device puts into a DMA request.
+    DmaAddr(u64)
 }

@@ -25,13 +25,13 @@
 //!     0, 0, 0x10, 0, 0, 0, 0xa1, 0x5c, // one page, the key
 //!     0, 0, 0x7f, 0x12, 0x34, 0x56, 0x70, 0, // the address
 //! ]);
-//! let fault = PageFault::from_eqe(&Eqe::parse(&entry)?)?;
+//! let fault = PageFault::from_eqe(&Eqe::parse(&entry)?).expect("a page fault");
 //! assert!(matches!(fault, PageFault::Memory(memory) if memory.demand_bytes() == 4096));
 //!
 //! // What the driver answers once the page is there.
 //! let command = fault.resume(false).to_bytes();
 //! assert_eq!(command, [2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok::<(), firmware_cmds::Error>(())
 //! ```
 //!
 //! # Glossary

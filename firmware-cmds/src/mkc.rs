@@ -171,17 +171,6 @@ pub enum AccessMode {
 }
 
 impl AccessMode {
-    /// Every mode.
-    pub const ALL: &'static [Self] = &[
-        Self::Pa,
-        Self::Mtt,
-        Self::Klms,
-        Self::Ksm,
-        Self::SwIcm,
-        Self::Memic,
-        Self::Crossing,
-    ];
-
     /// The mode's number.
     pub const fn get(self) -> u8 {
         // CAST: reads the discriminant of a `repr(u8)` enum.
@@ -235,7 +224,7 @@ impl LogPageSize {
 
     /// The bytes that a translation entry covers: a power of two, at most 2^63.
     pub const fn bytes(self) -> u64 {
-        1u64 << (self.get() & Self::MAX.get())
+        1 << self.get()
     }
 }
 
@@ -305,7 +294,7 @@ pub struct Mkc {
     pub crossing_target_vhca_id: u16,
     /// Room for translation entries, in octowords.
     pub translations_octword_size: u32,
-    /// Bytes that a translation entry covers.
+    /// Base-2 logarithm of the bytes that a translation entry covers.
     pub log_page_size: LogPageSize,
     /// TLP processing hints.
     pub tph: Tph,

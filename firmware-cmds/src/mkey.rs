@@ -85,7 +85,7 @@ impl Wire for CreateMkeyIn {
     /// [`Error::Opcode`], [`Error::OpMod`], [`Error::AccessMode`].
     fn decode(layout: &CreateMkeyInLayout) -> Result<Self, Error> {
         Ok(Self {
-            uid: InHeader::decode(&layout.header)?.expect(Opcode::CreateMkey)?,
+            uid: InHeader::decode(&layout.header)?.check(Opcode::CreateMkey)?,
             pg_access: layout.flags.pg_access(),
             mkey_umem_valid: layout.flags.mkey_umem_valid(),
             data_direct: layout.flags.data_direct(),
@@ -192,7 +192,7 @@ impl Wire for QueryMkeyIn {
     /// [`Error::Opcode`], [`Error::OpMod`].
     fn decode(layout: &QueryMkeyInLayout) -> Result<Self, Error> {
         Ok(Self {
-            uid: InHeader::decode(&layout.header)?.expect(Opcode::QueryMkey)?,
+            uid: InHeader::decode(&layout.header)?.check(Opcode::QueryMkey)?,
             mkey_index: layout.mkey.mkey_index(),
             pg_access: layout.flags.pg_access(),
         })
@@ -282,7 +282,7 @@ impl Wire for DestroyMkeyIn {
     /// [`Error::Opcode`], [`Error::OpMod`].
     fn decode(layout: &DestroyMkeyInLayout) -> Result<Self, Error> {
         Ok(Self {
-            uid: InHeader::decode(&layout.header)?.expect(Opcode::DestroyMkey)?,
+            uid: InHeader::decode(&layout.header)?.check(Opcode::DestroyMkey)?,
             mkey_index: layout.mkey.mkey_index(),
         })
     }

@@ -9,8 +9,6 @@
 //! Source: PRM "Page Fault Event"; kernel `struct mlx5_eqe_page_fault`, `MLX5_PFAULT_SUBTYPE_*`,
 //! `enum wqe_page_fault_type`, `odp.c:mlx5_ib_eq_pf_process`.
 
-use core::fmt;
-
 use bitfield_struct::bitfield;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::FromZeros;
@@ -36,19 +34,10 @@ bounded! {
 }
 
 impl FaultType {
-    /// The requester's side stalled (kernel: `MLX5_PFAULT_REQUESTOR`).
-    pub const fn is_requester(self) -> bool {
-        self.get() & 1 != 0
-    }
-
-    /// The access writes memory (kernel: `MLX5_PFAULT_WRITE`).
+    /// The stalled remote access writes memory (kernel: `MLX5_PFAULT_WRITE`). Of a WQE's fault
+    /// [`WqeFaultKind::is_write`] says it: a shared receive queue's has this bit clear.
     pub const fn is_write(self) -> bool {
         self.get() & 2 != 0
-    }
-
-    /// A remote access stalled, not a WQE's (kernel: `MLX5_PFAULT_RDMA`).
-    pub const fn is_rdma(self) -> bool {
-        self.get() & 4 != 0
     }
 
     /// The type of a remote access, which writes memory or not.
@@ -71,14 +60,6 @@ pub enum WqeFaultKind {
 }
 
 impl WqeFaultKind {
-    /// Every kind.
-    pub const ALL: [Self; 4] = [
-        Self::SharedReceive,
-        Self::SendOrWrite,
-        Self::Receive,
-        Self::ReadOrAtomic,
-    ];
-
     /// The kind as the event carries it.
     pub const fn fault_type(self) -> FaultType {
         FaultType::truncate(match self {
@@ -527,24 +508,3 @@ impl PageFaultError {
         }
     }
 }
-
-impl fmt::Display for PageFaultError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::EventType(EventType(event_type)) => {
-                write!(f, "event of type {event_type:#x} is no page fault")
-            }
-            Self::SubType(sub_type) => write!(f, "page fault of sub-type {sub_type:#x}"),
-            Self::WqeType {
-                fault_type,
-                wq_number,
-                token,
-            } => write!(
-                f,
-                "WQE page fault of type {fault_type:#x} on work queue {wq_number:#x}, token {token:#x}"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for PageFaultError {}

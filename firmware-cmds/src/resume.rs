@@ -12,7 +12,7 @@ use bitfield_struct::bitfield;
 use zerocopy::byteorder::big_endian::U32;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::cmd::{EmptyOut, InHeader, InHeaderLayout, Opcode};
+use crate::cmd::{InHeader, InHeaderLayout, Opcode};
 use crate::handle::{MemoryToken, TransportToken, WqNumber};
 use crate::page_fault::FaultType;
 use crate::wire::{read, Error, Wire};
@@ -116,7 +116,7 @@ pub struct MemResumeInLayout {
     pub fault_token_31_0: U32,
 }
 
-/// Input of PAGE_FAULT_RESUME.
+/// Input of PAGE_FAULT_RESUME. Its output is an [`EmptyOut`](crate::cmd::EmptyOut).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageFaultResume {
     /// Which access.
@@ -124,9 +124,6 @@ pub struct PageFaultResume {
     /// It fails; else it is tried again.
     pub error: bool,
 }
-
-/// Output of PAGE_FAULT_RESUME.
-pub type PageFaultResumeOut = EmptyOut;
 
 impl PageFaultResume {
     /// Length in bytes, in both schemes.
@@ -141,7 +138,7 @@ impl PageFaultResume {
         match scheme {
             Scheme::Transport => {
                 let (layout, _) = read::<TransResumeInLayout>(bytes)?;
-                InHeader::decode(&layout.header)?.expect(Opcode::PageFaultResume)?;
+                InHeader::decode(&layout.header)?.check(Opcode::PageFaultResume)?;
                 Ok(Self {
                     fault: FaultToken::Transport {
                         fault_type: layout.fault.page_fault_type(),
@@ -153,7 +150,7 @@ impl PageFaultResume {
             }
             Scheme::Memory => {
                 let (layout, _) = read::<MemResumeInLayout>(bytes)?;
-                InHeader::decode(&layout.header)?.expect(Opcode::PageFaultResume)?;
+                InHeader::decode(&layout.header)?.check(Opcode::PageFaultResume)?;
                 Ok(Self {
                     fault: FaultToken::Memory(join_token(
                         layout.fault.fault_token_47_32(),

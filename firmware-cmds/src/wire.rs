@@ -2,8 +2,6 @@
 
 //! From bytes to values and back.
 
-use core::fmt;
-
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::cmd::Opcode;
@@ -110,25 +108,3 @@ pub enum Error {
     /// Inline data where only pointers may be.
     Inline,
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Truncated { needed, available } => {
-                write!(f, "{needed} bytes needed, {available} there")
-            }
-            Self::Opcode { expected, found } => {
-                write!(f, "opcode {found:#x} instead of {:#x}", expected.get())
-            }
-            Self::OpMod(op_mod) => write!(f, "opcode modifier {op_mod:#x}"),
-            Self::Status(status) => write!(f, "command status {status:#x}"),
-            Self::AccessMode(mode) => write!(f, "MKey access mode {mode:#x}"),
-            Self::Misaligned(address) => write!(f, "page at {address:#x} is not aligned"),
-            Self::EmptyWqe => f.write_str("WQE of no length"),
-            Self::WqeOpcode(opcode) => write!(f, "WQE opcode {opcode:#x}"),
-            Self::Inline => f.write_str("inline data in place of a pointer"),
-        }
-    }
-}
-
-impl core::error::Error for Error {}

@@ -18,7 +18,8 @@ pub use address::{
     AtomicSeg, AtomicSegLayout, RaddrSeg, RaddrSegLayout, XrcSeg, XrcSegLayout, XrcSrqnWord,
 };
 pub use address::{
-    Av, AvLayout, BaseAv, BaseAvLayout, DqpDct, FlowLabel, Grh, GrhGidFl, Nibble, StatRateSl,
+    Av, AvLayout, BaseAv, BaseAvLayout, DqpDct, FlowLabel, Grh, GrhGidFl, ServiceLevel, StatRate,
+    StatRateSl,
 };
 pub use ctrl::{
     CompletionMode, CtrlSeg, CtrlSegLayout, Ds, FenceMode, FmCeSe, OpmodIdxOpcode, QpnDs, WqeOpcode,

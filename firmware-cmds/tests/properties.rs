@@ -182,8 +182,5 @@ proptest! {
     fn receive_wqes(bytes in vec(any::<u8>(), 0..300), key in any::<u32>()) {
         let list = RecvSges::new(&bytes, Mkey::new(key));
         prop_assert!(list.count() <= bytes.len().div_ceil(16));
-        if let Ok((_, list)) = RecvSges::shared(&bytes, Mkey::new(key)) {
-            prop_assert!(list.count() < bytes.len().div_ceil(16));
-        }
     }
 }

@@ -74,10 +74,10 @@ pub struct DqpDct {
 pub struct StatRateSl {
     /// Static rate.
     #[bits(4)]
-    pub stat_rate: Nibble,
+    pub stat_rate: StatRate,
     /// Service level.
     #[bits(4)]
-    pub sl: Nibble,
+    pub sl: ServiceLevel,
 }
 
 /// Layout of the short address vector (`struct mlx5_base_av`).
@@ -97,8 +97,13 @@ pub struct BaseAvLayout {
 }
 
 bounded! {
-    /// Four bits: a static rate or a service level.
-    Nibble(u8), 4 bits of a word
+    /// Static rate: how fast packets leave at the most, 0 for as fast as the port.
+    StatRate(u8), 4 bits of a word
+}
+
+bounded! {
+    /// Service level.
+    ServiceLevel(u8), 4 bits of a word
 }
 
 /// Short address vector.
@@ -111,9 +116,9 @@ pub struct BaseAv {
     /// The peer's queue pair or DCT.
     pub dqp_dct: Qpn,
     /// Static rate.
-    pub stat_rate: Nibble,
+    pub stat_rate: StatRate,
     /// Service level.
-    pub sl: Nibble,
+    pub sl: ServiceLevel,
     /// Force-loopback bit and path bits of the source LID.
     pub fl_mlid: u8,
     /// The peer's LID, or the UDP source port.

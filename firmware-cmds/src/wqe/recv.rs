@@ -21,24 +21,14 @@ pub struct RecvSges<'a> {
 }
 
 impl<'a> RecvSges<'a> {
-    /// Walks `wqe`, all of a receive WQE's bytes. `terminate` is the device's key for the end of
-    /// the list, [`Mkey::TERMINATE_SCATTER_LIST`] if it names no other.
+    /// Walks `wqe`, all of a receive WQE's bytes, on a shared receive queue those behind the
+    /// [`SrqNextSeg`]. `terminate` is the device's key for the end of the list,
+    /// [`Mkey::TERMINATE_SCATTER_LIST`] if it names no other.
     pub const fn new(wqe: &'a [u8], terminate: Mkey) -> Self {
         Self {
             rest: wqe,
             terminate,
         }
-    }
-
-    /// Reads the link at the head of `wqe`, all of a shared receive queue's WQE, and walks the
-    /// list behind it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Truncated`].
-    pub fn shared(wqe: &'a [u8], terminate: Mkey) -> Result<(SrqNextSeg, Self), Error> {
-        let (next, list) = SrqNextSeg::parse_prefix(wqe)?;
-        Ok((next, Self::new(list, terminate)))
     }
 }
 

@@ -5,10 +5,11 @@
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
 use firmware_cmds::wqe::{
     AtomicSeg, Av, BaseAv, ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, FlowLabel,
-    Grh, Nibble, RaddrSeg, SrqNextSeg, WqeOpcode, XrcSeg,
+    Grh, RaddrSeg, ServiceLevel, SrqNextSeg, StatRate, WqeOpcode, XrcSeg,
 };
 use firmware_cmds::{
-    DmaAddr, Error, Iova, Klm, Ksm, Mkey, MkeyIndex, MkeyVariant, Mtt, MttAccess, Qpn, Srqn, Wire,
+    DmaAddr, Error, Iova, Klm, Ksm, LogPageSize, Mkey, MkeyIndex, MkeyVariant, Mtt, MttAccess, Qpn,
+    Srqn, Wire, WqNumber,
 };
 
 use crate::{golden, hex, ignores};
@@ -66,7 +67,29 @@ fn mkey_has_two_parts() {
     assert_eq!(MkeyIndex::truncate(1 << 24 | 5), MkeyIndex::truncate(5));
 }
 
-pub(crate) fn ctrl(opcode: WqeOpcode, ds: u8) -> CtrlSeg {
+#[test]
+fn numbers() {
+    assert_eq!(
+        format!("{:?}", MkeyIndex::truncate(0x1f)),
+        "MkeyIndex(0x1f)"
+    );
+    assert_eq!(format!("{:?}", Iova::new(0x1f)), "Iova(0x1f)");
+    assert_eq!(format!("{:#x}", Qpn::truncate(0x1f)), "0x1f");
+    assert_eq!(Mkey::new(0xa15c).to_string(), "0xa15c");
+    assert_eq!(u32::from(Srqn::truncate(0x1f)), 0x1f);
+    assert_eq!(
+        Qpn::from(WqNumber::from(Qpn::truncate(0x1f))),
+        Qpn::truncate(0x1f)
+    );
+
+    let last = Iova::new(u64::MAX);
+    assert_eq!(Iova::new(u64::MAX - 5).checked_add(5), Some(last));
+    assert_eq!(last.checked_add(1), None);
+    assert_eq!(LogPageSize::ADAPTER_PAGE.bytes(), 4096);
+    assert_eq!(LogPageSize::MAX.bytes(), 1 << 63);
+}
+
+fn ctrl(opcode: WqeOpcode, ds: u8) -> CtrlSeg {
     CtrlSeg {
         opmod: 0,
         wqe_index: 0,
@@ -117,8 +140,8 @@ fn address_segments() {
         key: 0x1122_3344_0000_0000,
         extended: true,
         dqp_dct: Qpn::truncate(0x00_0103),
-        stat_rate: Nibble::truncate(7),
-        sl: Nibble::truncate(0xc),
+        stat_rate: StatRate::truncate(7),
+        sl: ServiceLevel::truncate(0xc),
         fl_mlid: 0x85,
         rlid: 0xbeef,
     };

@@ -2,13 +2,15 @@
 
 //! Numbers against the kernel's own headers.
 
+use std::collections::BTreeMap;
+
 use firmware_cmds::page_fault::{self, FaultType};
 use firmware_cmds::umr::{MkeyMask, OCTOWORD, UMR_ALIGN};
 use firmware_cmds::wqe::{CompletionMode, FenceMode, WqeOpcode, DS_LEN, WQEBB_LEN};
 use firmware_cmds::{
     AccessMode, CmdStatus, EventType, LogPageSize, Mkey, Opcode, Qpn, WqeFaultKind,
 };
-use ifc_oracle::{require_or_skip, Error};
+use ifc_oracle::{require_or_skip, Error, Oracle};
 
 #[test]
 fn numbers_are_those_of_the_headers() -> Result<(), Error> {
@@ -106,106 +108,30 @@ fn numbers_are_those_of_the_headers() -> Result<(), Error> {
     Ok(())
 }
 
-/// The constants of the header whose names start with `prefix` have exactly these values.
-fn same_set(prefix: &str, ours: impl IntoIterator<Item = u64>) -> Result<(), Error> {
-    let Some(oracle) = require_or_skip(&format!("constants {prefix}*")) else {
-        return Ok(());
-    };
-    let mut theirs = oracle
+/// The headers' constants that start with `prefix` are these, no fewer, no more.
+fn are_exactly(
+    oracle: &Oracle,
+    prefix: &str,
+    ours: impl IntoIterator<Item = (&'static str, u64)>,
+) -> Result<(), Error> {
+    let theirs = oracle
         .constants_with_prefix(prefix)
-        .map(|name| oracle.constant(name))
-        .collect::<Result<Vec<_>, _>>()?;
-    theirs.sort_unstable();
-    let mut ours: Vec<_> = ours.into_iter().collect();
-    ours.sort_unstable();
+        .map(|name| Ok((name[prefix.len()..].to_owned(), oracle.constant(name)?)))
+        .collect::<Result<BTreeMap<_, _>, Error>>()?;
+    let ours: BTreeMap<_, _> = ours
+        .into_iter()
+        .map(|(name, number)| (name.to_owned(), number))
+        .collect();
     assert_eq!(ours, theirs, "{prefix}*");
     Ok(())
 }
 
 #[test]
-fn statuses_are_complete() -> Result<(), Error> {
-    same_set(
-        "MLX5_CMD_STAT_",
-        CmdStatus::ALL.iter().map(|status| u64::from(status.get())),
-    )
-}
-
-#[test]
-fn access_modes_are_complete() -> Result<(), Error> {
-    same_set(
-        "MLX5_MKC_ACCESS_MODE_",
-        AccessMode::ALL.iter().map(|mode| u64::from(mode.get())),
-    )
-}
-
-#[test]
-fn wqe_fault_kinds_are_complete() -> Result<(), Error> {
-    same_set(
-        "MLX5_WQE_PF_TYPE_",
-        WqeFaultKind::ALL
-            .iter()
-            .map(|kind| u64::from(kind.fault_type().get())),
-    )
-}
-
-#[test]
-fn mkey_mask_is_complete() -> Result<(), Error> {
-    let known = (0..64)
-        .map(|bit| 1 << bit)
-        .filter(|bit| MkeyMask::KNOWN & bit != 0);
-    same_set("MLX5_MKEY_MASK_", known)
-}
-
-#[test]
-fn named_wqe_fault_kinds() -> Result<(), Error> {
-    let Some(oracle) = require_or_skip("named_wqe_fault_kinds") else {
+fn statuses() -> Result<(), Error> {
+    let Some(oracle) = require_or_skip("statuses") else {
         return Ok(());
     };
-    for (name, kind) in [
-        ("MLX5_WQE_PF_TYPE_RMP", WqeFaultKind::SharedReceive),
-        (
-            "MLX5_WQE_PF_TYPE_REQ_SEND_OR_WRITE",
-            WqeFaultKind::SendOrWrite,
-        ),
-        ("MLX5_WQE_PF_TYPE_RESP", WqeFaultKind::Receive),
-        (
-            "MLX5_WQE_PF_TYPE_REQ_READ_OR_ATOMIC",
-            WqeFaultKind::ReadOrAtomic,
-        ),
-    ] {
-        assert_eq!(
-            oracle.constant(name)?,
-            u64::from(kind.fault_type().get()),
-            "{name}"
-        );
-    }
-    let fault_type = FaultType::truncate;
-    for (name, has) in [
-        (
-            "MLX5_PFAULT_REQUESTOR",
-            FaultType::is_requester as fn(FaultType) -> bool,
-        ),
-        ("MLX5_PFAULT_WRITE", FaultType::is_write),
-        ("MLX5_PFAULT_RDMA", FaultType::is_rdma),
-    ] {
-        let flag = oracle.constant(name)?;
-        for bits in 0..8 {
-            assert_eq!(
-                has(fault_type(bits)),
-                u64::from(bits) & flag != 0,
-                "{name} in {bits}"
-            );
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn named_statuses_and_modes() -> Result<(), Error> {
-    let Some(oracle) = require_or_skip("named_statuses_and_modes") else {
-        return Ok(());
-    };
-    for (name, status) in [
+    let named = [
         ("OK", CmdStatus::Ok),
         ("INT_ERR", CmdStatus::InternalError),
         ("BAD_OP_ERR", CmdStatus::BadOp),
@@ -223,12 +149,22 @@ fn named_statuses_and_modes() -> Result<(), Error> {
         ("BAD_QP_STATE_ERR", CmdStatus::BadQpState),
         ("BAD_PKT_ERR", CmdStatus::BadPkt),
         ("BAD_SIZE_OUTS_CQES_ERR", CmdStatus::BadSizeOutsCqes),
-    ] {
-        let number = oracle.constant(&format!("MLX5_CMD_STAT_{name}"))?;
-        assert_eq!(number, u64::from(status.get()), "{name}");
-        assert_eq!(CmdStatus::try_from(status.get()), Ok(status));
+    ];
+    for number in 0..=u8::MAX {
+        let found = named.iter().find(|(_, status)| status.get() == number);
+        let expected = found.map(|(_, status)| *status);
+        assert_eq!(CmdStatus::try_from(number).ok(), expected, "{number:#x}");
     }
-    for (name, mode) in [
+    let numbers = named.map(|(name, status)| (name, u64::from(status.get())));
+    are_exactly(&oracle, "MLX5_CMD_STAT_", numbers)
+}
+
+#[test]
+fn access_modes() -> Result<(), Error> {
+    let Some(oracle) = require_or_skip("access_modes") else {
+        return Ok(());
+    };
+    let named = [
         ("PA", AccessMode::Pa),
         ("MTT", AccessMode::Mtt),
         ("KLMS", AccessMode::Klms),
@@ -236,10 +172,62 @@ fn named_statuses_and_modes() -> Result<(), Error> {
         ("SW_ICM", AccessMode::SwIcm),
         ("MEMIC", AccessMode::Memic),
         ("CROSSING", AccessMode::Crossing),
-    ] {
-        let number = oracle.constant(&format!("MLX5_MKC_ACCESS_MODE_{name}"))?;
-        assert_eq!(number, u64::from(mode.get()), "{name}");
-        assert_eq!(AccessMode::try_from(mode.get()), Ok(mode));
+    ];
+    for number in 0..=u8::MAX {
+        let found = named.iter().find(|(_, mode)| mode.get() == number);
+        let expected = found.map(|(_, mode)| *mode);
+        assert_eq!(AccessMode::try_from(number).ok(), expected, "{number:#x}");
     }
+    let numbers = named.map(|(name, mode)| (name, u64::from(mode.get())));
+    are_exactly(&oracle, "MLX5_MKC_ACCESS_MODE_", numbers)
+}
+
+#[test]
+fn wqe_fault_kinds() -> Result<(), Error> {
+    let Some(oracle) = require_or_skip("wqe_fault_kinds") else {
+        return Ok(());
+    };
+    let named = [
+        ("RMP", WqeFaultKind::SharedReceive),
+        ("REQ_SEND_OR_WRITE", WqeFaultKind::SendOrWrite),
+        ("RESP", WqeFaultKind::Receive),
+        ("REQ_READ_OR_ATOMIC", WqeFaultKind::ReadOrAtomic),
+    ];
+    let [requester, write, rdma] =
+        ["REQUESTOR", "WRITE", "RDMA"].map(|flag| oracle.constant(&format!("MLX5_PFAULT_{flag}")));
+    let [requester, write, rdma] = [requester?, write?, rdma?];
+    for bits in 0..8 {
+        let fault_type = FaultType::truncate(bits);
+        let bits = u64::from(bits);
+        let kind = WqeFaultKind::from_fault_type(fault_type);
+        assert_eq!(fault_type.is_write(), bits & write != 0, "{bits}");
+        assert_eq!(kind.is_none(), bits & rdma != 0, "{bits}");
+        if let Some(kind) = kind {
+            assert_eq!(kind.fault_type(), fault_type, "{bits}");
+            assert_eq!(kind.is_send_queue(), bits & requester != 0, "{bits}");
+        }
+    }
+    for writes in [false, true] {
+        let fault_type = FaultType::rdma(writes);
+        assert_eq!(fault_type.is_write(), writes);
+        assert_eq!(WqeFaultKind::from_fault_type(fault_type), None);
+    }
+    let numbers = named.map(|(name, kind)| (name, u64::from(kind.fault_type().get())));
+    are_exactly(&oracle, "MLX5_WQE_PF_TYPE_", numbers)
+}
+
+/// Each known bit of the mask is a constant; `tables` says which.
+#[test]
+fn mkey_mask_is_complete() -> Result<(), Error> {
+    let Some(oracle) = require_or_skip("mkey_mask_is_complete") else {
+        return Ok(());
+    };
+    let mut known = 0;
+    for name in oracle.constants_with_prefix("MLX5_MKEY_MASK_") {
+        let bit = oracle.constant(name)?;
+        assert_eq!((bit.count_ones(), known & bit), (1, 0), "{name}");
+        known |= bit;
+    }
+    assert_eq!(MkeyMask::KNOWN, known);
     Ok(())
 }

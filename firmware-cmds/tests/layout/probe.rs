@@ -55,7 +55,7 @@ numbers!(handle::TransportToken handle::MkeyVariant);
 numbers!(mkc::LogPageSize mkc::MaTranslationMode mkc::TphHint);
 numbers!(page_fault::FaultType page_fault::DemandPages);
 numbers!(wqe::FenceMode wqe::CompletionMode wqe::ByteCount wqe::FlowLabel);
-numbers!(wqe::Ds wqe::Nibble);
+numbers!(wqe::Ds wqe::StatRate wqe::ServiceLevel);
 
 impl Value for wqe::WqeOpcode {
     fn big_endian(&self) -> Vec<u8> {
