@@ -6,12 +6,14 @@
 
 use std::fmt::Debug;
 
-use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut, DestroyMkeyIn, QueryMkeyIn, QueryMkeyOut};
+use firmware_cmds::mkey::{
+    CreateMkeyIn, CreateMkeyOut, DestroyMkeyIn, DestroyMkeyOut, QueryMkeyIn, QueryMkeyOut,
+};
 use firmware_cmds::umr::UmrCtrlSeg;
-use firmware_cmds::wqe::{CtrlSeg, DataSeg, RaddrSeg, SrqNextSeg};
+use firmware_cmds::wqe::{AtomicSeg, Av, BaseAv, CtrlSeg, DataSeg, RaddrSeg, SrqNextSeg, XrcSeg};
 use firmware_cmds::{
-    CmdStatus, Eqe, EventType, FaultToken, Klm, Ksm, Mkc, Mtt, PageFault, PageFaultResume, Scheme,
-    Wire,
+    CmdStatus, Eqe, EventType, FaultToken, Klm, Ksm, Mkc, Mtt, Opcode, PageFault, PageFaultResume,
+    Scheme, Wire,
 };
 use ifc_oracle::{require_or_skip, Layout, Oracle};
 use proptest::collection::vec;
@@ -24,7 +26,11 @@ struct Bits<'a> {
     bytes: &'a [u8],
 }
 
-impl Bits<'_> {
+impl<'a> Bits<'a> {
+    const fn of(layout: &'a Layout, bytes: &'a [u8]) -> Self {
+        Self { layout, bytes }
+    }
+
     /// The field of that path.
     fn get(&self, path: &str) -> u64 {
         let field = self
@@ -36,6 +42,20 @@ impl Bits<'_> {
             let byte = self.bytes[usize::try_from(bit / 8).expect("an index")];
             value << 1 | u64::from(byte >> (7 - bit % 8) & 1)
         })
+    }
+
+    /// The bytes of the field of that path.
+    fn bytes_of(&self, path: &str) -> &'a [u8] {
+        let field = self
+            .layout
+            .field(path)
+            .unwrap_or_else(|| panic!("no {path}"));
+        let at = |bit: u64| usize::try_from(bit / 8).expect("an index");
+        &self.bytes[at(field.offset)..at(field.end())]
+    }
+
+    fn is(&self, opcode: Opcode) -> bool {
+        self.get("opcode") == u64::from(opcode.get())
     }
 
     fn flag(&self, path: &str) -> bool {
@@ -71,35 +91,30 @@ fn agrees<T: Wire + Debug>(
         .layout(header)
         .unwrap_or_else(|error| panic!("{error}"));
     let len = usize::try_from(layout.bits / 8).expect("a length");
+    // What a union has in the same place as a field that means something is none.
+    let reserved: Vec<_> = layout
+        .leaves()
+        .filter(|field| field.is_reserved() && !field.path.ends_with("_at_10"))
+        .filter(|field| field.bits <= 64 && field.end() <= 8 * T::LEN as u64)
+        .filter(|field| {
+            layout.leaves().all(|other| {
+                other.is_reserved() || other.end() <= field.offset || field.end() <= other.offset
+            })
+        })
+        .collect();
     let accepted = std::cell::Cell::new(0);
     for_bytes(len, head, |bytes| {
         let Ok(value) = T::parse(bytes) else {
             return;
         };
         accepted.set(accepted.get() + 1);
-        assert!(
-            same(
-                &value,
-                &Bits {
-                    layout: &layout,
-                    bytes
-                }
-            ),
-            "read: {value:?}"
-        );
+        assert!(same(&value, &Bits::of(&layout, bytes)), "read: {value:?}");
         let mut written = vec![0xa5; len];
         assert_eq!(value.emit(&mut written), Ok(()));
-        let bits = Bits {
-            layout: &layout,
-            bytes: &written,
-        };
+        let bits = Bits::of(&layout, &written);
         assert!(same(&value, &bits), "written: {value:?}");
-        for field in layout.leaves() {
-            let inside = field.end() <= 8 * T::LEN as u64;
-            if inside && field.bits <= 64 && field.is_reserved() && !field.path.ends_with("_at_10")
-            {
-                assert_eq!(bits.get(&field.path), 0, "{} is not zero", field.path);
-            }
+        for field in &reserved {
+            assert_eq!(bits.get(&field.path), 0, "{} is not zero", field.path);
         }
     });
     assert!(accepted.get() > 0, "{header}: nothing was accepted");
@@ -161,7 +176,7 @@ fn mkey_commands() {
         "mlx5_ifc_create_mkey_in_bits",
         &head(0),
         |value, bits| {
-            bits.get("opcode") == 0x200
+            bits.is(Opcode::CreateMkey)
                 && u64::from(value.uid) == bits.get("uid")
                 && bits.get("op_mod") == 0
                 && value.pg_access == bits.flag("pg_access")
@@ -177,7 +192,9 @@ fn mkey_commands() {
         "mlx5_ifc_query_mkey_in_bits",
         &head(1),
         |value, bits| {
-            bits.get("opcode") == 0x201
+            // The header has no uid here; see `layout`.
+            bits.is(Opcode::QueryMkey)
+                && u64::from(value.uid) == bits.get("reserved_at_10")
                 && u64::from(value.mkey_index.get()) == bits.get("mkey_index")
                 && value.pg_access == bits.flag("pg_access")
         },
@@ -187,7 +204,7 @@ fn mkey_commands() {
         "mlx5_ifc_destroy_mkey_in_bits",
         &head(2),
         |value, bits| {
-            bits.get("opcode") == 0x202
+            bits.is(Opcode::DestroyMkey)
                 && u64::from(value.uid) == bits.get("uid")
                 && u64::from(value.mkey_index.get()) == bits.get("mkey_index")
         },
@@ -201,6 +218,15 @@ fn mkey_commands() {
             u64::from(value.header.status.get()) == bits.get("status")
                 && u64::from(value.header.syndrome) == bits.get("syndrome")
                 && u64::from(value.mkey_index.get()) == bits.get("mkey_index")
+        },
+    );
+    agrees::<DestroyMkeyOut>(
+        &oracle,
+        "mlx5_ifc_destroy_mkey_out_bits",
+        &head,
+        |value, bits| {
+            u64::from(value.header.status.get()) == bits.get("status")
+                && u64::from(value.header.syndrome) == bits.get("syndrome")
         },
     );
     agrees::<QueryMkeyOut>(
@@ -235,6 +261,17 @@ fn translation_entries() {
     });
 }
 
+/// The masks are those of ah.c:create_ib_ah.
+fn same_base_av(av: &BaseAv, bits: &Bits<'_>) -> bool {
+    av.key == bits.get("key.dc_key")
+        && u64::from(av.extended) == bits.get("dqp_dct") >> 31
+        && u64::from(av.dqp_dct.get()) == bits.get("dqp_dct") & 0xff_ffff
+        && u64::from(av.stat_rate.get()) == bits.get("stat_rate_sl") >> 4
+        && u64::from(av.sl.get()) == bits.get("stat_rate_sl") & 0xf
+        && u64::from(av.fl_mlid) == bits.get("fl_mlid")
+        && u64::from(av.rlid) == bits.get("rlid")
+}
+
 #[test]
 fn segments() {
     let Some(oracle) = require_or_skip("segments") else {
@@ -250,6 +287,26 @@ fn segments() {
             && u64::from(ctrl.signature) == bits.get("signature")
             && u64::from(fm_ce_se) == bits.get("fm_ce_se") & 0xee
             && u64::from(ctrl.imm) == bits.get("imm")
+    });
+    agrees::<XrcSeg>(&oracle, "mlx5_wqe_xrc_seg", &[], |xrc, bits| {
+        u64::from(xrc.srqn.get()) == bits.get("xrc_srqn") & 0xff_ffff
+    });
+    agrees::<BaseAv>(&oracle, "mlx5_base_av", &[], same_base_av);
+    agrees::<Av>(&oracle, "mlx5_av", &[], |av, bits| {
+        let grh = &av.grh;
+        let grh_gid_fl = u64::from(grh.present) << 30
+            | u64::from(grh.sgid_index) << 20
+            | u64::from(grh.flow_label.get());
+        let rgid = bits.bytes_of("rgid");
+        same_base_av(&av.base, bits)
+            && bits.bytes_of("rmac") == av.rmac
+            && u64::from(grh.tclass) == bits.get("tclass")
+            && u64::from(grh.hop_limit) == bits.get("hop_limit")
+            && grh_gid_fl == bits.get("grh_gid_fl") & 0x4fff_ffff
+            && rgid == grh.rgid
+    });
+    agrees::<AtomicSeg>(&oracle, "mlx5_wqe_atomic_seg", &[], |atomic, bits| {
+        atomic.swap_add == bits.get("swap_add") && atomic.compare == bits.get("compare")
     });
     agrees::<RaddrSeg>(&oracle, "mlx5_wqe_raddr_seg", &[], |segment, bits| {
         segment.raddr.get() == bits.get("raddr")
@@ -344,10 +401,7 @@ fn page_faults() {
     for sub_type in 0..3 {
         for_bytes(64, &[0, EventType::PAGE_FAULT.0, 0, sub_type], |bytes| {
             let eqe = Eqe::parse(bytes).expect("any bytes are an EQE");
-            let bits = Bits {
-                layout: &layout,
-                bytes,
-            };
+            let bits = Bits::of(&layout, bytes);
             assert_eq!(u64::from(eqe.sub_type), bits.get("sub_type"));
             assert_eq!(u64::from(eqe.signature), bits.get("signature"));
             assert_eq!(u64::from(eqe.owner), bits.get("owner") & 1);
@@ -358,10 +412,7 @@ fn page_faults() {
             assert!(same_fault(&fault, &bits), "read: {fault:?}");
             let mut bytes = vec![0xa5; 64];
             assert_eq!(fault.to_eqe(eqe.owner).emit(&mut bytes), Ok(()));
-            let bits = Bits {
-                layout: &layout,
-                bytes: &bytes,
-            };
+            let bits = Bits::of(&layout, &bytes);
             assert!(same_fault(&fault, &bits), "written: {fault:?}");
             assert_eq!(bits.get("type"), u64::from(EventType::PAGE_FAULT.0));
             assert_eq!(bits.get("sub_type"), u64::from(sub_type));
@@ -380,7 +431,7 @@ fn page_fault_resume() {
     let same = |resume: &PageFaultResume, bits: &Bits<'_>| {
         let trans = |name: &str| bits.get(&format!("page_fault_info.trans_page_fault_info.{name}"));
         let mem = |name: &str| bits.get(&format!("page_fault_info.mem_page_fault_info.{name}"));
-        bits.get("opcode") == 0x204
+        bits.is(Opcode::PageFaultResume)
             && match resume.fault {
                 FaultToken::Transport {
                     fault_type,
@@ -401,21 +452,9 @@ fn page_fault_resume() {
     for scheme in [Scheme::Transport, Scheme::Memory] {
         for_bytes(16, &[2, 4, 0, 0, 0, 0, 0, 0], |bytes| {
             let resume = PageFaultResume::parse(bytes, scheme).expect("the opcode is right");
-            assert!(
-                same(
-                    &resume,
-                    &Bits {
-                        layout: &layout,
-                        bytes
-                    }
-                ),
-                "read: {resume:?}"
-            );
+            assert!(same(&resume, &Bits::of(&layout, bytes)), "read: {resume:?}");
             let written = resume.to_bytes();
-            let bits = Bits {
-                layout: &layout,
-                bytes: &written,
-            };
+            let bits = Bits::of(&layout, &written);
             assert!(same(&resume, &bits), "written: {resume:?}");
         });
     }

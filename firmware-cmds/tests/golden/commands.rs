@@ -14,18 +14,20 @@ use crate::{golden, hex, ignores};
 
 const INDEX: MkeyIndex = MkeyIndex::truncate(0x0a_bcde);
 
+const EVERY_ACCESS: Access = Access {
+    atomic: true,
+    remote_write: true,
+    remote_read: true,
+    local_write: true,
+    local_read: true,
+};
+
 /// The context of an ODP MR of 64 MiB, as mr.c makes it.
 fn mtt_mkc() -> Mkc {
     Mkc {
         access_mode: AccessMode::Mtt,
         umr_en: true,
-        access: Access {
-            atomic: true,
-            remote_write: true,
-            remote_read: true,
-            local_write: true,
-            local_read: true,
-        },
+        access: EVERY_ACCESS,
         qpn: Qpn::ANY,
         variant: MkeyVariant::new(0x5c),
         pd: Pdn::truncate(0x123),
@@ -57,13 +59,7 @@ fn mkc_with_every_field_set() {
         relaxed_ordering_read: true,
         small_fence_on_rdma_read_response: true,
         umr_en: true,
-        access: Access {
-            atomic: true,
-            remote_write: true,
-            remote_read: true,
-            local_write: true,
-            local_read: true,
-        },
+        access: EVERY_ACCESS,
         ma_translation_mode: MaTranslationMode::MAX,
         qpn: Qpn::MAX,
         variant: MkeyVariant::new(0xff),
