@@ -211,8 +211,9 @@ fn before(a: u32, b: u32) -> bool {
 impl Device {
     /// Writes a completion, and the event if the queue is armed for it.
     ///
-    /// A queue that does not exist, overruns or cannot be written is a violation; the
-    /// latter two also put the queue out of order with an event of type CQ_ERROR.
+    /// A queue that does not exist or cannot be reached is a violation. One that overruns
+    /// is not: how many completions a queue of a user gets is the user's choice. Both an
+    /// overrun and a queue out of reach put it out of order, with an event of type CQ_ERROR.
     pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
         let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
             self.violation(format_args!(
@@ -231,7 +232,10 @@ impl Device {
             if room != Ok(true) {
                 cq.failed = true;
                 match room {
-                    Ok(_) => self.violation(format_args!("CQ {cqn} overran")),
+                    Ok(_) => {
+                        self.counters.cq_overruns += 1;
+                        self.journal.note(format_args!("CQ {cqn} overran"));
+                    }
                     Err(e) => self.violation(format_args!("CQ {cqn}: doorbell record: {e}")),
                 }
                 self.raise_cq_error(cqn, 1);
@@ -293,14 +297,18 @@ impl Device {
     /// A CQ doorbell: the driver wants one event for the next entry from `consumer` on.
     pub(crate) fn cq_doorbell(&mut self, uar: Uar, cqn: Cqn, consumer: u32, solicited: bool) {
         let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
-            self.violation(format_args!("doorbell of CQ {cqn}, which does not exist"));
+            self.refuse_doorbell(
+                uar,
+                format_args!("doorbell of CQ {cqn}, which does not exist, in UAR {uar}"),
+            );
             return;
         };
         if cq.uar != uar {
             let right = cq.uar;
-            self.violation(format_args!(
-                "doorbell of CQ {cqn} in UAR {uar}, it belongs to UAR {right}"
-            ));
+            self.refuse_doorbell(
+                uar,
+                format_args!("doorbell of CQ {cqn} in UAR {uar}, it belongs to UAR {right}"),
+            );
             return;
         }
         let end = if solicited {

@@ -75,6 +75,12 @@ counters! {
     dma_maps,
     /// Ranges of guest memory taken back from the device.
     dma_unmaps,
+    /// Doorbells of send queues, CQs and EQs, the refused ones included.
+    doorbells,
+    /// Doorbells, and other writes to doorbell pages, that mean nothing.
+    doorbells_refused,
+    /// Completion queues that overran.
+    cq_overruns,
     /// Protocol violations.
     violations,
 }

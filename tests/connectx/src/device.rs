@@ -134,12 +134,14 @@ impl Device {
         self.faults = Faults::default();
     }
 
-    /// Reads from BAR 0. Registers that do not exist read as 0.
+    /// Reads from BAR 0. Registers that do not exist read as 0, and are noted once each.
     pub fn mmio_read(&mut self, now: Duration, offset: u64, data: &mut [u8]) {
         self.now = self.now.max(now);
         data.fill(0);
         if offset < init_segment::SIZE {
-            self.init.read(self.now, offset, data);
+            self.init_segment_read(offset, data);
+        } else {
+            self.uar_read(offset);
         }
     }
 

@@ -290,11 +290,15 @@ impl Device {
             }
             Some(eq) => {
                 let right = eq.uar;
-                self.violation(format_args!(
-                    "doorbell of EQ {eqn} in UAR {uar}, it belongs to UAR {right}"
-                ));
+                self.refuse_doorbell(
+                    uar,
+                    format_args!("doorbell of EQ {eqn} in UAR {uar}, it belongs to UAR {right}"),
+                );
             }
-            None => self.violation(format_args!("doorbell of EQ {eqn}, which does not exist")),
+            None => self.refuse_doorbell(
+                uar,
+                format_args!("doorbell of EQ {eqn}, which does not exist, in UAR {uar}"),
+            ),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The init segment: registers at the start of BAR 0 (`struct mlx5_init_seg` in
 //! `include/linux/mlx5/device.h`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::command;
@@ -17,10 +18,17 @@ const CMDIF_REV_FW_SUB: u64 = 0x004;
 const CMDQ_ADDR_H: u64 = 0x010;
 const CMDQ_ADDR_L_SZ: u64 = 0x014;
 const CMD_DBELL: u64 = 0x018;
+const INITIALIZING: u64 = 0x1fc;
+const HEALTH_BUFFER: u64 = 0x200;
 const FW_VER: u64 = 0x230;
+const HEALTH_BUFFER_END: u64 = 0x240;
+const CMD_EXEC_TO: u64 = 0xff8;
+const CMD_Q_INIT_TO: u64 = 0xffc;
 const INTERNAL_TIMER_H: u64 = 0x1000;
 const INTERNAL_TIMER_L: u64 = 0x1004;
 const HEALTH_COUNTER: u64 = 0x1010;
+const REAL_TIME_H: u64 = 0x1040;
+const REAL_TIME_L: u64 = 0x1044;
 const CLEAR_INTX: u64 = 0x200c;
 
 /// Firmware 28.43, sub-minor 1014: one that ConnectX-7 had.
@@ -33,33 +41,22 @@ const CMDIF_REV: u32 = 5;
 const NIC_INTERFACE_SHIFT: u32 = 8;
 
 /// Registers that keep a value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InitSegment {
     queue_high: u32,
     /// Address of the command queue once the driver wrote its low half.
     pub queue: Option<Iova>,
     nic_interface: u32,
+    /// Registers that do not exist and were read.
+    unknown_reads: BTreeSet<u64>,
 }
 
 impl InitSegment {
-    /// Reads registers; accesses may have any length and alignment.
-    pub fn read(&self, now: Duration, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            let word = self.register(now, at & !3).to_be_bytes();
-            let [a, b, c, d] = word;
-            *byte = match at % 4 {
-                0 => a,
-                1 => b,
-                2 => c,
-                _ => d,
-            };
-        }
-    }
-
-    fn register(&self, now: Duration, offset: u64) -> u32 {
+    /// The register at `offset`, a multiple of 4; `None` if there is none.
+    fn register(&self, now: Duration, offset: u64) -> Option<u32> {
         // One tick per microsecond; nobody relies on the rate.
         let timer = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        match offset {
+        Some(match offset {
             FW_REV => FW_MINOR << 16 | FW_MAJOR,
             CMDIF_REV_FW_SUB => CMDIF_REV << 16 | FW_SUBMINOR,
             CMDQ_ADDR_H => self.queue_high,
@@ -73,8 +70,17 @@ impl InitSegment {
             INTERNAL_TIMER_L => low32(timer),
             // Must differ between two polls, which are 2 s apart (`mlx5_core/health.c`).
             HEALTH_COUNTER => low32(timer / 100_000) & 0xff_ffff,
-            _ => 0,
-        }
+            // Nothing goes on, nothing is wrong, timeouts are the driver's own.
+            CMD_DBELL
+            | INITIALIZING
+            | HEALTH_BUFFER..HEALTH_BUFFER_END
+            | CMD_EXEC_TO
+            | CMD_Q_INIT_TO
+            | REAL_TIME_H
+            | REAL_TIME_L
+            | CLEAR_INTX => 0,
+            _ => return None,
+        })
     }
 }
 
@@ -84,6 +90,30 @@ fn low32(value: u64) -> u32 {
 }
 
 impl Device {
+    /// Reads registers; accesses may have any length and alignment.
+    pub(crate) fn init_segment_read(&mut self, offset: u64, data: &mut [u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            let [a, b, c, d] = self.register(at & !3).to_be_bytes();
+            *byte = match at % 4 {
+                0 => a,
+                1 => b,
+                2 => c,
+                _ => d,
+            };
+        }
+    }
+
+    fn register(&mut self, offset: u64) -> u32 {
+        self.init.register(self.now, offset).unwrap_or_else(|| {
+            if self.init.unknown_reads.insert(offset) {
+                self.journal.note(format_args!(
+                    "read at {offset:#x} of the init segment: no such register"
+                ));
+            }
+            0
+        })
+    }
+
     pub(crate) fn init_segment_write(&mut self, offset: u64, data: &[u8]) {
         let &[a, b, c, d] = data else {
             self.violation(format_args!(

@@ -100,12 +100,14 @@ impl Device {
     pub(crate) fn ring_sq(&mut self, uar: Uar, qpn: Qpn) {
         let Some(qp) = self.qps.get_mut(qpn) else {
             // A user may ring for a QP that is just being destroyed.
+            self.counters.doorbells_refused += 1;
             self.journal.note(format_args!(
                 "doorbell in UAR {uar} for QP {qpn}, which does not exist"
             ));
             return;
         };
         if qp.context.get(qpc::UAR_PAGE) != uar.0 {
+            self.counters.doorbells_refused += 1;
             self.journal.note(format_args!(
                 "doorbell of QP {qpn} in UAR {uar}, which is not its own"
             ));

@@ -4,6 +4,7 @@
 //! `include/linux/mlx5/{cq,doorbell}.h`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::device::Device;
 use crate::ids::{Cqn, Eqn, Numbers, Qpn, Uar};
@@ -24,6 +25,8 @@ pub struct Uars {
     pub numbers: Numbers,
     /// First halves of 8-byte doorbells that come as two writes, by address in the BAR.
     halves: BTreeMap<u64, u32>,
+    /// Where in a page somebody tried to read.
+    reads: BTreeSet<u64>,
 }
 
 impl Uars {
@@ -35,7 +38,14 @@ impl Uars {
             pages: BTreeSet::new(),
             numbers: Numbers::new(16, last),
             halves: BTreeMap::new(),
+            reads: BTreeSet::new(),
         }
+    }
+
+    /// Forgets the doorbells of a page that were written to half.
+    pub(crate) fn forget_halves(&mut self, uar: Uar) {
+        self.halves
+            .retain(|&at, _| at / UAR_SIZE != u64::from(uar.0));
     }
 }
 
@@ -54,18 +64,19 @@ impl Device {
         match (at, data) {
             (EQ_ARM | EQ_UPDATE, &[eqn, a, b, c]) => {
                 let consumer = u32::from_be_bytes([0, a, b, c]);
+                self.counters.doorbells += 1;
                 self.eq_doorbell(uar, Eqn(eqn), consumer, at == EQ_ARM);
             }
-            (_, &[a, b, c, d, e, f, g, h]) if at % 8 == 0 => {
+            (_, &[a, b, c, d, e, f, g, h]) if is_doorbell64(at) => {
                 let high = u32::from_be_bytes([a, b, c, d]);
                 let low = u32::from_be_bytes([e, f, g, h]);
                 self.doorbell64(uar, at, high, low);
             }
-            (_, &[a, b, c, d]) if at % 8 == 0 => {
+            (_, &[a, b, c, d]) if is_doorbell64(at) => {
                 let half = u32::from_be_bytes([a, b, c, d]);
                 self.uars.halves.insert(offset, half);
             }
-            (_, &[a, b, c, d]) if at % 8 == 4 => {
+            (4.., &[a, b, c, d]) if is_doorbell64(at - 4) => {
                 let low = u32::from_be_bytes([a, b, c, d]);
                 match self.uars.halves.remove(&(offset - 4)) {
                     Some(high) => self.doorbell64(uar, at - 4, high, low),
@@ -77,22 +88,49 @@ impl Device {
     }
 
     fn doorbell64(&mut self, uar: Uar, at: u64, high: u32, low: u32) {
+        self.counters.doorbells += 1;
         if at == CQ_ARM {
             let solicited = high >> 24 & 1 == 1;
             self.cq_doorbell(uar, Cqn(low & 0xff_ffff), high & 0xff_ffff, solicited);
-        } else if SQ.contains(&at) {
+        } else {
             self.journal.trace(format_args!(
                 "doorbell uar={uar} sq {high:#010x} {low:#010x}"
             ));
             self.ring_sq(uar, Qpn(low >> 8));
-        } else {
-            self.unknown_doorbell(uar, at, 8);
         }
     }
 
     fn unknown_doorbell(&mut self, uar: Uar, at: u64, len: usize) {
-        self.violation(format_args!(
-            "write of {len} bytes at {at:#x} of UAR {uar}: no such doorbell"
-        ));
+        self.refuse_doorbell(
+            uar,
+            format_args!("write of {len} bytes at {at:#x} of UAR {uar}: no such doorbell"),
+        );
     }
+
+    /// A doorbell that means nothing. In the driver's own page, the one its EQs have, that
+    /// breaks the protocol; any other may be mapped to a user, who can write what it likes.
+    pub(crate) fn refuse_doorbell(&mut self, uar: Uar, line: fmt::Arguments<'_>) {
+        self.counters.doorbells_refused += 1;
+        if self.events.queues.values().any(|eq| eq.uar == uar) {
+            self.violation(line);
+        } else {
+            self.journal.note(line);
+        }
+    }
+
+    /// Notes a read of a doorbell page, once for each place: there is nothing to read.
+    pub(crate) fn uar_read(&mut self, offset: u64) {
+        let at = offset % UAR_SIZE;
+        if self.uars.reads.insert(at) {
+            let uar = offset / UAR_SIZE;
+            self.journal.note(format_args!(
+                "read at {at:#x} of UAR {uar:#x}: no such register"
+            ));
+        }
+    }
+}
+
+/// Whether a doorbell of 8 bytes is at this place of its page.
+fn is_doorbell64(at: u64) -> bool {
+    at == CQ_ARM || at % 8 == 0 && SQ.contains(&at)
 }

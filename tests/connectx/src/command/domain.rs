@@ -81,11 +81,17 @@ alloc_dealloc!(
 );
 alloc_dealloc!(
     alloc_uar,
-    dealloc_uar,
+    remove_uar,
     Uar,
     |dev| dev.uars.pages,
     dev.uars.numbers
 );
+
+fn dealloc_uar(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+    remove_uar(dev, input, output)?;
+    dev.uars.forget_halves(Uar(word(input, 8) & 0xff_ffff));
+    Ok(())
+}
 
 const fn simple(opcode: u16, name: &'static str, run: super::Handler) -> Command {
     Command::new(opcode, name, 16, 16, run)

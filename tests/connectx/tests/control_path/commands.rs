@@ -2,8 +2,10 @@
 
 //! The command queue: mailboxes, errors, delays, and whatever bytes a driver may send.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use connectx::Journal;
 use proptest::prelude::*;
 
 use crate::rig::{command, Post, Rig, MEMORY};
@@ -220,6 +222,33 @@ fn registers_of_the_init_segment() {
     assert_ne!(rig.read32(0x1010), health);
     rig.write32(0x100, 7);
     assert_eq!(rig.device.journal.violation_count(), 1);
+}
+
+#[test]
+fn reads_of_what_is_not_there_are_noted_once_each() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    let mut rig = Rig::new();
+    rig.device.journal = Journal::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+    // What mlx5_core reads: revision, queue, state, health, timeouts, timers.
+    for offset in [
+        0, 4, 0x14, 0x1fc, 0x200, 0x230, 0x23c, 0xff8, 0xffc, 0x1000, 0x1004, 0x1010,
+    ] {
+        rig.read32(offset);
+    }
+    assert!(lines.lock().unwrap().is_empty());
+    for _ in 0..2 {
+        rig.read32(0x300);
+        rig.read32(0x2_0800);
+        rig.read32(0x3_0800);
+    }
+    assert_eq!(
+        lines.lock().unwrap()[..],
+        [
+            "read at 0x300 of the init segment: no such register",
+            "read at 0x800 of UAR 0x20: no such register"
+        ]
+    );
 }
 
 #[test]

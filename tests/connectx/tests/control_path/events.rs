@@ -133,16 +133,30 @@ fn a_second_queue_for_a_type_is_refused() {
 #[test]
 fn doorbells_must_name_a_queue_of_their_page() {
     let mut queue = Queue::new();
-    let other = queue.rig.alloc_uar();
-    queue
-        .rig
-        .write32(u64::from(other) * 4096 + 0x40, queue.eqn << 24);
-    queue
-        .rig
-        .write32(u64::from(queue.uar) * 4096 + 0x40, 77 << 24);
-    queue.rig.write32(u64::from(queue.uar) * 4096 + 0x44, 0);
-    queue.rig.write32(u64::from(queue.uar + 9) * 4096 + 0x40, 0);
+    let (cqn, _, _) = queue.rig.create_cq(queue.uar, queue.eqn, 2);
+    let other = u64::from(queue.rig.alloc_uar()) * 4096;
+    let own = u64::from(queue.uar) * 4096;
+    let eq = queue.eqn << 24;
+    // A page that may be a user's: refused, and nothing else.
+    queue.rig.write32(other + 0x40, eq);
+    queue.rig.write32(other + 0x40, 77 << 24);
+    queue.rig.write64(other + 0x20, 0, cqn);
+    queue.rig.write64(other + 0x20, 0, 0xff_ffff);
+    queue.rig.write64(other + 0x28, 0, cqn);
+    queue.rig.write32(other + 0x28, 0);
+    queue.rig.write32(other + 0x800, 0);
+    queue.rig.device.mmio_write(queue.rig.now, other + 3, &[0]);
+    assert_eq!(queue.rig.device.journal.violation_count(), 0);
+    assert_eq!(queue.rig.device.counters.doorbells_refused, 7);
+    // The driver's own page.
+    queue.rig.write32(own + 0x40, 77 << 24);
+    queue.rig.write32(own + 0x44, 0);
+    queue.rig.write64(own + 0x20, 0, 0xff_ffff);
+    queue.rig.write32(own + 0x28, 0);
     assert_eq!(queue.rig.device.journal.violation_count(), 4);
+    // Nobody's page.
+    queue.rig.write32(own + 9 * 4096 + 0x40, 0);
+    assert_eq!(queue.rig.device.journal.violation_count(), 5);
 }
 
 #[test]
