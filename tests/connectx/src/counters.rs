@@ -21,8 +21,18 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Page faults raised in the memory scheme.
+    /// Page faults raised in the memory scheme: the sum of the five that follow.
     faults_memory,
+    /// Those on what the requester reads: SEND and RDMA WRITE.
+    faults_memory_requester_read,
+    /// Those on what the requester writes: the answers of RDMA READ and atomics.
+    faults_memory_requester_write,
+    /// Those on receive buffers, which are always written.
+    faults_memory_receive_write,
+    /// Those on what RDMA READ reads at the responder.
+    faults_memory_rdma_read,
+    /// Those on what RDMA WRITE and atomics write at the responder.
+    faults_memory_rdma_write,
     /// Page faults raised in the transport scheme on the initiator's local buffers.
     faults_wqe_requester,
     /// Page faults raised in the transport scheme on receive buffers.

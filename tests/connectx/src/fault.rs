@@ -24,13 +24,31 @@ use crate::mkey::{Missing, Target};
 /// Most pages that one event of the memory scheme demands.
 const MAX_DEMAND_PAGES: u64 = 512;
 
-/// Tokens of stalls that were resumed, kept to tell a second resume from one that
-/// crossed the end of its QP.
-const RESUMED_KEPT: usize = 4096;
+/// Stalls whose end is remembered, to tell a second resume from one that crossed the end
+/// of its QP.
+const ENDED_KEPT: usize = 1 << 16;
 
-/// Names a stall to the driver: 24 bits, never 0.
+/// Names a stall to the driver: 24 bits, neither all clear nor all set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u32);
+
+impl Token {
+    const BITS: u32 = TransportToken::MAX.get().count_ones();
+    const LAST: u32 = TransportToken::MAX.get() - 1;
+
+    /// What the memory scheme calls it. The upper half of the 48 bits is the complement of
+    /// the lower one: a driver that loses bits is found out.
+    fn memory(self) -> MemoryToken {
+        let high = u64::from(!self.0 & TransportToken::MAX.get());
+        MemoryToken::truncate(high << Self::BITS | u64::from(self.0))
+    }
+
+    /// The token that a resume is about, whatever else the resume says.
+    fn of(fault: FaultToken) -> Self {
+        let low = fault.get() & u64::from(TransportToken::MAX.get());
+        Self(u32::try_from(low).unwrap_or(0))
+    }
+}
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +107,7 @@ impl Stall {
         let pages = bytes.div_ceil(page).min(MAX_DEMAND_PAGES);
         MemoryFault {
             last: true,
-            token: MemoryToken::from(TransportToken::truncate(token.0)),
+            token: token.memory(),
             mkey: self.missing.key,
             va: firmware_cmds::Iova::new(start),
             demand_pages: DemandPages::truncate(u32::try_from(pages).unwrap_or(1)),
@@ -134,12 +152,23 @@ impl Stall {
     }
 }
 
+/// How a stall ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The driver resumed it.
+    Resumed,
+    /// Its QP went away. The driver cannot know and resumes it later.
+    Discarded,
+}
+
 /// All stalls.
 #[derive(Debug, Default)]
 pub struct Faults {
     live: BTreeMap<Token, (Stall, FaultToken)>,
     last: u32,
-    resumed: VecDeque<Token>,
+    /// Every token was given out at least once.
+    wrapped: bool,
+    ended: VecDeque<(Token, End)>,
 }
 
 impl Faults {
@@ -162,7 +191,8 @@ impl Faults {
 
     fn token(&mut self) -> Token {
         loop {
-            self.last = self.last % TransportToken::MAX.get() + 1;
+            self.wrapped |= self.last == Token::LAST;
+            self.last = self.last % Token::LAST + 1;
             let token = Token(self.last);
             if !self.live.contains_key(&token) {
                 return token;
@@ -170,17 +200,45 @@ impl Faults {
         }
     }
 
+    /// Whether this token was ever given out.
+    fn issued(&self, token: Token) -> bool {
+        let last = if self.wrapped { Token::LAST } else { self.last };
+        (1..=last).contains(&token.0)
+    }
+
+    fn end(&mut self, token: Token, end: End) {
+        if self.ended.len() == ENDED_KEPT {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((token, end));
+    }
+
+    /// How a stall ended, if that is remembered.
+    fn ended(&self, token: Token) -> Option<End> {
+        let mut newest_first = self.ended.iter().rev();
+        newest_first
+            .find(|&&(ended, _)| ended == token)
+            .map(|&(_, end)| end)
+    }
+
     /// Drops every stall at `qpn` or for its work requests, and returns the others
     /// whose requester waited for them.
     pub(crate) fn discard(&mut self, qpn: Qpn) -> Vec<Qpn> {
         let mut waiting = Vec::new();
-        self.live.retain(|_, (stall, _)| {
+        let mut discarded = Vec::new();
+        self.live.retain(|&token, (stall, _)| {
             let gone = stall.qpn == qpn || stall.requester == qpn;
-            if gone && stall.requester != qpn {
-                waiting.push(stall.requester);
+            if gone {
+                discarded.push(token);
+                if stall.requester != qpn {
+                    waiting.push(stall.requester);
+                }
             }
             !gone
         });
+        for token in discarded {
+            self.end(token, End::Discarded);
+        }
         waiting
     }
 }
@@ -202,16 +260,7 @@ impl Device {
         let scheme = self.fault_scheme();
         let token = self.faults.token();
         let fault = stall.report(scheme, token);
-        match (scheme, stall.kind) {
-            (Scheme::Memory, _) => self.counters.faults_memory += 1,
-            (Scheme::Transport, StallKind::Rdma) => self.counters.faults_rdma += 1,
-            (Scheme::Transport, StallKind::SendOrWrite | StallKind::ReadOrAtomic) => {
-                self.counters.faults_wqe_requester += 1;
-            }
-            (Scheme::Transport, StallKind::Receive | StallKind::SharedReceive(_)) => {
-                self.counters.faults_wqe_responder += 1;
-            }
-        }
+        self.count_fault(scheme, &stall);
         self.journal.trace(format_args!(
             "fault token={token} qp={} {:?} key={} va={:#x} len={:#x} missing {}:{:#x}+{:#x}",
             stall.qpn,
@@ -234,17 +283,41 @@ impl Device {
         Some(token)
     }
 
+    fn count_fault(&mut self, scheme: Scheme, stall: &Stall) {
+        let counters = &mut self.counters;
+        if scheme == Scheme::Memory {
+            counters.faults_memory += 1;
+        }
+        let counter = match (scheme, stall.kind) {
+            (Scheme::Memory, StallKind::SendOrWrite) => &mut counters.faults_memory_requester_read,
+            (Scheme::Memory, StallKind::ReadOrAtomic) => {
+                &mut counters.faults_memory_requester_write
+            }
+            (Scheme::Memory, StallKind::Receive | StallKind::SharedReceive(_)) => {
+                &mut counters.faults_memory_receive_write
+            }
+            (Scheme::Memory, StallKind::Rdma) if stall.target.access.writes() => {
+                &mut counters.faults_memory_rdma_write
+            }
+            (Scheme::Memory, StallKind::Rdma) => &mut counters.faults_memory_rdma_read,
+            (Scheme::Transport, StallKind::SendOrWrite | StallKind::ReadOrAtomic) => {
+                &mut counters.faults_wqe_requester
+            }
+            (Scheme::Transport, StallKind::Receive | StallKind::SharedReceive(_)) => {
+                &mut counters.faults_wqe_responder
+            }
+            (Scheme::Transport, StallKind::Rdma) => &mut counters.faults_rdma,
+        };
+        *counter += 1;
+    }
+
     /// Executes PAGE_FAULT_RESUME: the stall ends, and its access is retried or fails.
     pub(crate) fn resume(&mut self, resume: PageFaultResume) {
-        let number = u32::try_from(resume.fault.get()).unwrap_or(0);
-        let token = Token(number);
+        let token = Token::of(resume.fault);
         self.journal
             .trace(format_args!("resume token={token} error={}", resume.error));
         let Some((stall, expected)) = self.faults.live.remove(&token) else {
-            self.counters.resumes_unknown += 1;
-            if self.faults.resumed.contains(&token) {
-                self.violation(format_args!("page fault {token} resumed twice"));
-            }
+            self.unknown_resume(token);
             return;
         };
         if resume.fault != expected {
@@ -253,16 +326,29 @@ impl Device {
                 resume.fault
             ));
         }
-        if self.faults.resumed.len() == RESUMED_KEPT {
-            self.faults.resumed.pop_front();
-        }
-        self.faults.resumed.push_back(token);
+        self.faults.end(token, End::Resumed);
         if resume.error {
             self.counters.resumes_error += 1;
             self.fail_stalled(token, &stall);
         } else {
             self.counters.resumes_ok += 1;
             self.retry_stalled(token, &stall);
+        }
+    }
+
+    /// A resume of something that is not stalled: right only if its QP went away first.
+    fn unknown_resume(&mut self, token: Token) {
+        self.counters.resumes_unknown += 1;
+        match self.faults.ended(token) {
+            Some(End::Resumed) => {
+                self.violation(format_args!("page fault {token} resumed twice"));
+            }
+            None if !self.faults.issued(token) => {
+                self.violation(format_args!("page fault {token} resumed, there was none"));
+            }
+            Some(End::Discarded) | None => self.journal.note(format_args!(
+                "page fault {token} resumed after its QP went away"
+            )),
         }
     }
 }

@@ -357,14 +357,70 @@ fn second_resume_and_foreign_resume_are_violations() {
     assert!(t.rig.violations().is_empty());
     t.rig.resume(&fault, false);
     assert!(t.rig.violations()[0].contains("twice"));
-    // A token that was never given out is only counted.
-    let unknown = PageFaultResume {
-        fault: FaultToken::Memory(MemoryToken::truncate(0x123)),
+    // Tokens that were never given out.
+    for token in [0, 0x123, 0xff_ffff] {
+        let unknown = PageFaultResume {
+            fault: FaultToken::Memory(MemoryToken::truncate(token)),
+            error: false,
+        };
+        t.rig.command(&unknown.to_bytes(), 16);
+        let violations = t.rig.violations();
+        assert!(violations.last().unwrap().contains("there was none"));
+    }
+    assert_eq!(t.rig.violations().len(), 4);
+    assert_eq!(t.rig.device.counters.resumes_unknown, 4);
+}
+
+#[test]
+fn a_token_has_48_bits_and_none_may_be_lost() {
+    let mut t = pair(Scheme::Memory, true, false);
+    post_rdma(&mut t, WqeOpcode::RDMA_WRITE);
+    t.rig.run();
+    let fault = t.rig.fault();
+    let token = fault.fault_token().get();
+    let (low, high) = (token & 0xff_ffff, token >> 24);
+    assert!(high != 0 && high >> 24 == 0 && high != low, "{token:#x}");
+    let cut = PageFaultResume {
+        fault: FaultToken::Memory(MemoryToken::truncate(low)),
         error: false,
     };
-    t.rig.command(&unknown.to_bytes(), 16);
+    t.rig.command(&cut.to_bytes(), 16);
     assert_eq!(t.rig.violations().len(), 1);
-    assert_eq!(t.rig.device.counters.resumes_unknown, 2);
+    assert!(t.rig.violations()[0].contains("the event named"));
+}
+
+#[test]
+fn faults_are_counted_by_what_stalled() {
+    let counts = |t: &Pair| {
+        let c = t.rig.device.counters;
+        assert_eq!(c.faults_memory, 1);
+        [
+            c.faults_memory_requester_read,
+            c.faults_memory_requester_write,
+            c.faults_memory_receive_write,
+            c.faults_memory_rdma_read,
+            c.faults_memory_rdma_write,
+        ]
+    };
+    let cases = [
+        (WqeOpcode::RDMA_WRITE, false, [1, 0, 0, 0, 0]),
+        (WqeOpcode::RDMA_READ, false, [0, 1, 0, 0, 0]),
+        (WqeOpcode::SEND, true, [0, 0, 1, 0, 0]),
+        (WqeOpcode::RDMA_READ, true, [0, 0, 0, 1, 0]),
+        (WqeOpcode::RDMA_WRITE, true, [0, 0, 0, 0, 1]),
+    ];
+    for (opcode, src, expected) in cases {
+        let mut t = pair(Scheme::Memory, src, !src);
+        t.rig.post_recv(&mut t.b, &[(t.dst.key, t.dst.va, LEN)]);
+        if opcode == WqeOpcode::SEND {
+            let body = data(t.src.key, t.src.va, LEN);
+            t.rig.post(&mut t.a, opcode, 0, &body);
+        } else {
+            post_rdma(&mut t, opcode);
+        }
+        t.rig.run();
+        assert_eq!(counts(&t), expected, "{opcode:?}");
+    }
 }
 
 #[test]
