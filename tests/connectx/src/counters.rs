@@ -81,6 +81,10 @@ counters! {
     msgs_atomic,
     /// Messages refused because no receive WQE was posted.
     rnr_naks,
+    /// Times that a requester heard nothing for as long as the ACK timeout.
+    ack_timeouts,
+    /// Accesses that the rules of an MKey forbid.
+    denied_accesses,
     /// Ranges of guest memory mapped for the device.
     dma_maps,
     /// Ranges of guest memory taken back from the device.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use firmware_cmds::{AccessMode, Klm, Mkc, Mkey, Mtt, Wire};
 
-use crate::ids::Numbers;
+use crate::ids::{Numbers, Qpn};
 pub use walk::{Access, Denied, Extent, Missing, Target, WalkError};
 pub use xlt::Xlt;
 
@@ -49,6 +49,12 @@ impl MKey {
             Access::RemoteWrite => rights.remote_write,
             Access::Atomic => rights.atomic,
         }
+    }
+
+    /// Whether this QP may use it; `None` for an access where that does not matter.
+    pub fn belongs_to(&self, qpn: Option<Qpn>) -> bool {
+        let own = self.mkc.qpn;
+        own == firmware_cmds::Qpn::ANY || qpn.is_none_or(|qpn| qpn.0 == own.get())
     }
 
     fn start(&self) -> u64 {

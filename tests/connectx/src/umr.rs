@@ -164,6 +164,7 @@ impl Device {
             len: to_u64(len),
             access: Access::LocalRead,
             pd: None,
+            qpn: None,
         };
         let mut extents = Vec::new();
         self.mkeys

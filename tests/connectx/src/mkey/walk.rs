@@ -8,7 +8,7 @@ use std::fmt;
 use firmware_cmds::{AccessMode, Klm, Ksm, Mkey, Mtt, Wire};
 
 use super::{MKey, Mkeys, NULL_MKEY};
-use crate::ids::{Iova, Pdn};
+use crate::ids::{Iova, Pdn, Qpn};
 
 /// How deep MKeys may refer to MKeys: implicit MR, child, and one window above.
 const MAX_DEPTH: u32 = 4;
@@ -48,6 +48,8 @@ pub struct Target {
     pub access: Access,
     /// Protection domain to compare with, `None` to skip the comparison.
     pub pd: Option<Pdn>,
+    /// QP that accesses, for MKeys that belong to one; `None` if that does not matter.
+    pub qpn: Option<Qpn>,
 }
 
 /// A contiguous piece of memory that an access resolved to.
@@ -87,6 +89,8 @@ pub enum Denied {
     Free,
     /// Another protection domain.
     Pd,
+    /// The MKey belongs to another QP.
+    Qpn,
     /// A right is missing.
     Permission,
     /// Outside the MKey's range.
@@ -104,6 +108,7 @@ impl fmt::Display for Denied {
             Self::Variant => "MKey variant mismatch",
             Self::Free => "MKey is free",
             Self::Pd => "protection domain mismatch",
+            Self::Qpn => "MKey of another QP",
             Self::Permission => "no permission",
             Self::Range => "out of range",
             Self::Table => "beyond the translation table",
@@ -147,6 +152,7 @@ impl Mkeys {
             table: self,
             access: target.access,
             pd: target.pd,
+            qpn: target.qpn,
             limit,
             done: 0,
             out,
@@ -159,6 +165,7 @@ struct Walk<'a> {
     table: &'a Mkeys,
     access: Access,
     pd: Option<Pdn>,
+    qpn: Option<Qpn>,
     /// Bytes wanted; what lies beyond is looked at only to size a fault.
     limit: u64,
     /// Bytes resolved.
@@ -183,6 +190,9 @@ impl Walk<'_> {
         let mode = mkey.mkc.access_mode;
         if mode != AccessMode::Pa && self.pd.is_some_and(|pd| pd.0 != mkey.mkc.pd.get()) {
             return Err(Denied::Pd.into());
+        }
+        if !mkey.belongs_to(self.qpn) {
+            return Err(Denied::Qpn.into());
         }
         if !mkey.allows(self.access) {
             return Err(Denied::Permission.into());

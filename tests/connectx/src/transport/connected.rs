@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::event::event_type;
 use crate::fault::{Stall, StallKind};
 use crate::ids::{Pdn, Qpn, Srqn};
-use crate::mkey::{Access, Target, WalkError};
+use crate::mkey::{Access, Target};
 use crate::qp::context as qpc;
 use crate::qp::{Qp, RecvKind, ServiceType};
 use crate::wqe::Receive;
@@ -105,6 +105,7 @@ impl Device {
             return Outcome::Failed(Failure::local(syndrome::RETRY_EXCEEDED));
         }
         qp.sq.timeouts += 1;
+        self.counters.ack_timeouts += 1;
         Outcome::Until(now + Duration::from_nanos(4096 << code))
     }
 
@@ -238,17 +239,16 @@ impl Device {
             len: 8,
             access: Access::Atomic,
             pd: self.responder_pd(path),
+            qpn: Some(path.peer),
         };
         let mut extents = Vec::new();
-        let resolved = self.mkeys.resolve(&target, 8, &mut extents);
-        let &[extent] = &extents[..] else {
-            let obstacle = match resolved {
-                Err(WalkError::Missing(missing)) => Obstacle::Fault(target, missing),
-                Err(WalkError::Denied(denied)) => Obstacle::Denied(target, denied),
-                // Pages are at least 8 bytes long and the address is aligned.
-                Ok(()) => return invalid_request(path),
-            };
+        if let Err(error) = self.mkeys.resolve(&target, 8, &mut extents) {
+            let obstacle = Obstacle::new(target, error);
             return self.responder_blocked(path, StallKind::Rdma, obstacle);
+        }
+        // The address is aligned, but behind a KLM list that says little about the memory.
+        let &[extent] = &extents[..] else {
+            return invalid_request(path);
         };
         // The old value goes where a READ of 8 bytes would: make sure that it can before
         // the operation takes effect.
@@ -424,10 +424,13 @@ impl Device {
 
     /// Writes down why an access was refused. A valid translation to memory that is gone
     /// is the one thing that a driver must never leave behind.
-    fn report_obstacle(&mut self, qpn: Qpn, obstacle: Obstacle) {
+    pub(super) fn report_obstacle(&mut self, qpn: Qpn, obstacle: Obstacle) {
+        if matches!(obstacle, Obstacle::Denied(..)) {
+            self.counters.denied_accesses += 1;
+        }
         match obstacle {
             Obstacle::Fault(target, missing) => self.journal.note(format_args!(
-                "QP {qpn}: {:?} through MKey {} at {:#x}: page fault that no event queue takes",
+                "QP {qpn}: {:?} through MKey {} at {:#x}: page fault that nobody could serve",
                 target.access, missing.key, missing.va
             )),
             Obstacle::Denied(target, denied) => self.journal.note(format_args!(
@@ -455,6 +458,7 @@ impl Device {
                 && !mkey.mkc.free
                 && mkey.mkc.variant == key.variant()
                 && pd.is_none_or(|pd| pd.0 == mkey.mkc.pd.get())
+                && mkey.belongs_to(Some(path.peer))
         })
     }
 

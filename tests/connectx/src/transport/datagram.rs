@@ -128,9 +128,9 @@ impl Device {
                 Err(Blocked::Source(obstacle)) => return Err(obstacle),
                 Err(Blocked::Destination(obstacle)) => {
                     // ODP on the receive side of UD is not offered: `mlx5_ib/odp.c` reports none.
-                    self.journal.note(format_args!(
-                        "datagram from QP {qpn} to QP {peer} lost: {obstacle:?}"
-                    ));
+                    self.journal
+                        .note(format_args!("datagram from QP {qpn} to QP {peer} lost"));
+                    self.report_obstacle(peer, obstacle);
                     self.fail_receive(peer, syndrome::LOCAL_PROT);
                     self.qp_to_error(peer);
                     return Ok(());

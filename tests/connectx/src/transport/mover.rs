@@ -7,6 +7,8 @@
 //! looked up again for the next chunk: a UMR never completes between the two, so
 //! no access goes through a translation that a completed UMR took back.
 
+use std::ops::Range;
+
 use firmware_cmds::Mkey;
 
 use crate::device::Device;
@@ -62,19 +64,30 @@ pub struct End<'a> {
     pub access: Access,
     /// Protection domain that keys must belong to, `None` for any.
     pub pd: Option<Pdn>,
-    /// QP whose memory it is, for the journal.
+    /// QP that accesses it.
     pub qpn: Qpn,
 }
 
 /// What keeps an end from being accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// A page fault; the target is the rest of the segment that it was met in.
+    /// A page fault; the target is what the message still needs of the segment that it was
+    /// met in.
     Fault(Target, Missing),
     /// A protection error.
     Denied(Target, Denied),
     /// The IOVA behind a valid translation cannot be reached.
     Dma(Extent, DmaError),
+}
+
+impl Obstacle {
+    /// What keeps `target` from being accessed.
+    pub(super) fn new(target: Target, error: WalkError) -> Self {
+        match error {
+            WalkError::Missing(missing) => Self::Fault(target, missing),
+            WalkError::Denied(denied) => Self::Denied(target, denied),
+        }
+    }
 }
 
 /// The end that could not be accessed.
@@ -91,17 +104,19 @@ enum Piece<'a> {
     Inline(&'a [u8]),
 }
 
-/// Resolves up to `limit` bytes of `end` from byte `from` on.
+/// Resolves bytes `range` of `end`. Of what follows only the bytes up to `total`, which the
+/// message needs, are looked at: a segment may be larger than the rest of the message.
 fn pieces<'a>(
     mkeys: &Mkeys,
     end: &End<'a>,
-    from: u64,
-    limit: u64,
+    range: Range<u64>,
+    total: u64,
 ) -> Result<Vec<Piece<'a>>, Obstacle> {
     let mut pieces = Vec::new();
     let mut extents = Vec::new();
-    let mut skip = from;
-    let mut left = limit;
+    let mut skip = range.start;
+    let mut left = range.end - range.start;
+    let mut needed = total - range.start;
     for segment in end.list {
         if left == 0 {
             break;
@@ -111,7 +126,7 @@ fn pieces<'a>(
             skip -= len;
             continue;
         }
-        let rest = len - skip;
+        let rest = (len - skip).min(needed);
         match segment {
             Segment::Memory { key, va, .. } => {
                 let target = Target {
@@ -120,13 +135,11 @@ fn pieces<'a>(
                     len: rest,
                     access: end.access,
                     pd: end.pd,
+                    qpn: Some(end.qpn),
                 };
                 mkeys
                     .resolve(&target, left.min(rest), &mut extents)
-                    .map_err(|error| match error {
-                        WalkError::Missing(missing) => Obstacle::Fault(target, missing),
-                        WalkError::Denied(denied) => Obstacle::Denied(target, denied),
-                    })?;
+                    .map_err(|error| Obstacle::new(target, error))?;
                 pieces.extend(extents.drain(..).map(Piece::Memory));
             }
             Segment::Inline(bytes) => {
@@ -136,6 +149,7 @@ fn pieces<'a>(
             }
         }
         left -= left.min(rest);
+        needed -= rest;
         skip = 0;
     }
     Ok(pieces)
@@ -155,8 +169,9 @@ impl Device {
         total: u64,
     ) -> Result<u64, Blocked> {
         let len = CHUNK.min(total - done);
-        let from = pieces(&self.mkeys, source, done, len).map_err(Blocked::Source)?;
-        let to = pieces(&self.mkeys, destination, done, len).map_err(Blocked::Destination)?;
+        let chunk = done..done + len;
+        let from = pieces(&self.mkeys, source, chunk.clone(), total).map_err(Blocked::Source)?;
+        let to = pieces(&self.mkeys, destination, chunk, total).map_err(Blocked::Destination)?;
         let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         let mut rest = &mut buffer[..];
         for piece in &from {
@@ -194,7 +209,7 @@ impl Device {
 impl Device {
     /// Whether the first `len` bytes of an end could be accessed now.
     pub(super) fn probe(&self, end: &End<'_>, len: u64) -> Result<(), Obstacle> {
-        pieces(&self.mkeys, end, 0, len).map(drop)
+        pieces(&self.mkeys, end, 0..len, len).map(drop)
     }
 }
 

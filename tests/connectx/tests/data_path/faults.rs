@@ -6,7 +6,8 @@ use connectx::Scheme;
 use firmware_cmds::page_fault::FaultType;
 use firmware_cmds::wqe::{AtomicSeg, WqeOpcode};
 use firmware_cmds::{
-    FaultToken, MemoryToken, Mkey, Mtt, MttAccess, PageFault, PageFaultResume, Wire, WqeFaultKind,
+    AccessMode, FaultToken, Klm, MemoryToken, Mkey, Mtt, MttAccess, PageFault, PageFaultResume,
+    Wire, WqeFaultKind,
 };
 
 use crate::rig::{data, mtt, raddr, Completion, Rig, TestMr, TestQp};
@@ -387,6 +388,70 @@ fn a_token_has_48_bits_and_none_may_be_lost() {
     t.rig.command(&cut.to_bytes(), 16);
     assert_eq!(t.rig.violations().len(), 1);
     assert!(t.rig.violations()[0].contains("the event named"));
+}
+
+#[test]
+fn a_receive_demands_what_the_message_needs_and_not_its_whole_segment() {
+    for scheme in [Scheme::Memory, Scheme::Transport] {
+        let mut t = pair(scheme, true, false);
+        let bytes = t.rig.fill(t.src.iova, 64, 6);
+        // The segment ends far beyond the MR, but the message does not.
+        t.rig.post_recv(&mut t.b, &[(t.dst.key, t.dst.va, 2 * LEN)]);
+        let body = data(t.src.key, t.src.va, 64);
+        t.rig.post(&mut t.a, WqeOpcode::SEND, 0, &body);
+        t.rig.run();
+        let fault = t.rig.fault();
+        match fault {
+            PageFault::Wqe(fault) => assert_eq!(fault.packet_length, 64),
+            _ => assert_eq!(memory(fault), (t.dst.key, t.dst.va, 1)),
+        }
+        let dst = t.dst;
+        page_in(&mut t.rig, &dst, 0, 8, RW);
+        assert_eq!(kinds(&t.rig.resume(&fault, false)), [(2, 0), (0, 0)]);
+        assert_eq!(t.rig.peek(dst.iova, 64), bytes);
+    }
+}
+
+#[test]
+fn an_atomic_in_two_pieces_faults_on_the_second() {
+    let mut t = pair(Scheme::Memory, true, false);
+    let (src, dst) = (t.src, t.dst);
+    let half = |mr: &TestMr| Klm {
+        bcount: 4,
+        key: mr.key,
+        va: firmware_cmds::Iova::new(mr.va),
+    };
+    let list: Vec<u8> = [half(&src), half(&dst)]
+        .iter()
+        .flat_map(|klm| {
+            let mut bytes = vec![0; Klm::LEN];
+            klm.emit(&mut bytes).unwrap();
+            bytes
+        })
+        .collect();
+    let mut mkc = t.rig.mkc(AccessMode::Klms);
+    mkc.free = false;
+    mkc.len = 8;
+    mkc.translations_octword_size = 2;
+    let key = t.rig.create_mkey(&mkc, &list);
+    let before = t.rig.peek(src.iova, 8);
+    let mut body = raddr(key, 0);
+    let mut atomic = vec![0; AtomicSeg::LEN];
+    let operands = AtomicSeg {
+        swap_add: 1,
+        compare: 0,
+    };
+    operands.emit(&mut atomic).unwrap();
+    body.extend(atomic);
+    body.extend(data(src.key, src.va + 64, 8));
+    t.rig.post(&mut t.a, WqeOpcode::ATOMIC_FA, 0, &body);
+    assert_eq!(t.rig.run(), []);
+    let fault = t.rig.fault();
+    assert_eq!(memory(fault), (dst.key, dst.va, 1));
+    // Memory in two places cannot be changed atomically.
+    page_in(&mut t.rig, &dst, 0, PAGES, RW);
+    assert_eq!(kinds(&t.rig.resume(&fault, false)), [(0xd, 0x12)]);
+    assert_eq!(t.rig.peek(src.iova, 8), before);
 }
 
 #[test]

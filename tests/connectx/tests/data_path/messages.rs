@@ -10,7 +10,7 @@ use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
 use connectx::{Iova, Scheme};
 use firmware_cmds::wqe::{AtomicSeg, WqeOpcode};
-use firmware_cmds::{MttAccess, Wire};
+use firmware_cmds::{MttAccess, Qpn, Wire};
 
 use crate::rig::{data, inline, raddr, Completion, Rig, TestMr, TestQp, LOG_SQ};
 
@@ -224,6 +224,7 @@ fn a_peer_that_does_not_listen_is_given_up() {
         t.rig.now += std::time::Duration::from_millis(70);
     }
     assert_eq!(kinds(&t.rig.run()), [(0xd, 0x15)]);
+    assert_eq!(t.rig.device.counters.ack_timeouts, 3);
 }
 
 #[test]
@@ -265,7 +266,21 @@ fn protection_errors() {
         // The receive that the message did not take is flushed where its QP failed too.
         done.retain(|&kind| kind != (0xe, 5));
         assert_eq!(done, expected, "{opcode:?}");
+        assert_eq!(t.rig.device.counters.denied_accesses, 1);
         assert!(t.rig.violations().is_empty());
+    }
+}
+
+#[test]
+fn an_mkey_of_another_qp_is_denied() {
+    let mut t = pair();
+    for (own, done) in [(t.b.qpn, (0, 0)), (t.a.qpn, (0xd, 0x13))] {
+        let mkey = t.rig.device.mkeys.get_mut(t.dst.key.index().get()).unwrap();
+        mkey.mkc.qpn = Qpn::new(own).unwrap();
+        let mut body = raddr(t.dst.key, t.dst.va);
+        body.extend(data(t.src.key, t.src.va, 8));
+        t.rig.post(&mut t.a, WqeOpcode::RDMA_WRITE, 0, &body);
+        assert_eq!(kinds(&t.rig.run()), [done]);
     }
 }
 

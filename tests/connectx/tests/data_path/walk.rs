@@ -5,12 +5,13 @@
 use connectx::mkey::{Access, Denied, Extent, MKey, Missing, Mkeys, Target, WalkError, NULL_MKEY};
 use firmware_cmds::{
     Access as Rights, AccessMode, Klm, Ksm, LogPageSize, Mkc, Mkey, MkeyIndex, MkeyVariant, Mtt,
-    MttAccess, Pdn, Wire,
+    MttAccess, Pdn, Qpn, Wire,
 };
 
 use crate::rig::mtt;
 
 const PD: u32 = 7;
+const QPN: u32 = 0x41;
 
 fn mkc(access_mode: AccessMode, start: u64, len: u64, log: u8, octwords: u32) -> Mkc {
     Mkc {
@@ -23,6 +24,7 @@ fn mkc(access_mode: AccessMode, start: u64, len: u64, log: u8, octwords: u32) ->
             local_read: true,
         },
         pd: Pdn::new(PD).unwrap(),
+        qpn: Qpn::ANY,
         start_addr: firmware_cmds::Iova::new(start),
         len,
         log_page_size: LogPageSize::new(log).unwrap(),
@@ -58,6 +60,7 @@ fn resolve_as(
         len,
         access,
         pd: Some(connectx::ids::Pdn(PD)),
+        qpn: Some(connectx::Qpn(QPN)),
     };
     let mut extents: Vec<Extent> = Vec::new();
     mkeys.resolve(&target, u64::MAX, &mut extents)?;
@@ -287,6 +290,10 @@ fn protection() {
     mkeys.get_mut(index).unwrap().mkc.pd = Pdn::new(PD + 1).unwrap();
     denied(&mkeys, key, Denied::Pd);
     mkeys.get_mut(index).unwrap().mkc.pd = Pdn::new(PD).unwrap();
+    mkeys.get_mut(index).unwrap().mkc.qpn = Qpn::new(QPN + 1).unwrap();
+    denied(&mkeys, key, Denied::Qpn);
+    mkeys.get_mut(index).unwrap().mkc.qpn = Qpn::new(QPN).unwrap();
+    assert_eq!(resolve(&mkeys, key, 0, 8), Ok(vec![(0x5000, 8)]));
     mkeys.get_mut(index).unwrap().mkc.access.local_read = false;
     denied(&mkeys, key, Denied::Permission);
     assert!(resolve_as(&mkeys, key, 0, 8, Access::LocalWrite).is_ok());
