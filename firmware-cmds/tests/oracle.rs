@@ -15,7 +15,7 @@ use firmware_cmds::{
     CmdStatus, Eqe, EventType, FaultToken, Klm, Ksm, Mkc, Mtt, Opcode, PageFault, PageFaultResume,
     Scheme, Wire,
 };
-use ifc_oracle::{require_or_skip, Layout, Oracle};
+use ifc_oracle::{require_or_skip, Field, Layout, Oracle};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -33,23 +33,18 @@ impl<'a> Bits<'a> {
 
     /// The field of that path.
     fn get(&self, path: &str) -> u64 {
-        let field = self
-            .layout
+        self.field(path).get(self.bytes)
+    }
+
+    fn field(&self, path: &str) -> &'a Field {
+        self.layout
             .field(path)
-            .unwrap_or_else(|| panic!("no {path}"));
-        assert!(field.bits <= 64, "{path} is no number");
-        (field.offset..field.end()).fold(0, |value, bit| {
-            let byte = self.bytes[usize::try_from(bit / 8).expect("an index")];
-            value << 1 | u64::from(byte >> (7 - bit % 8) & 1)
-        })
+            .unwrap_or_else(|| panic!("no {path}"))
     }
 
     /// The bytes of the field of that path.
     fn bytes_of(&self, path: &str) -> &'a [u8] {
-        let field = self
-            .layout
-            .field(path)
-            .unwrap_or_else(|| panic!("no {path}"));
+        let field = self.field(path);
         let at = |bit: u64| usize::try_from(bit / 8).expect("an index");
         &self.bytes[at(field.offset)..at(field.end())]
     }

@@ -52,12 +52,49 @@ impl Field {
         self.offset + self.bits
     }
 
+    /// The number in the field, of `bytes` that start with the outermost struct.
+    ///
+    /// # Panics
+    ///
+    /// If the field has more than 64 bits or lies beyond the end of `bytes`.
+    pub fn get(&self, bytes: &[u8]) -> u64 {
+        assert!(self.bits <= 64, "{} is no number", self.path);
+        (self.offset..self.end()).fold(0, |value, bit| {
+            let (byte, mask) = place(bit);
+            value << 1 | u64::from(bytes[byte] & mask != 0)
+        })
+    }
+
+    /// Puts a number into the field, of `bytes` that start with the outermost struct.
+    ///
+    /// # Panics
+    ///
+    /// If the field has too few bits or lies beyond the end of `bytes`.
+    pub fn set(&self, bytes: &mut [u8], value: u64) {
+        for (weight, bit) in (0..).zip((self.offset..self.end()).rev()) {
+            let (byte, mask) = place(bit);
+            if weight < 64 && value >> weight & 1 == 1 {
+                bytes[byte] |= mask;
+            } else {
+                bytes[byte] &= !mask;
+            }
+        }
+        let fits = self.bits >= 64 || value >> self.bits == 0;
+        assert!(fits, "{} has no room for {value:#x}", self.path);
+    }
+
     /// The name says that the bits have no meaning.
     pub fn is_reserved(&self) -> bool {
         self.path
             .split('.')
             .any(|name| name.starts_with("reserved") || name.starts_with("rsvd"))
     }
+}
+
+/// Where bit `bit` is: its byte, and the mask of it there.
+fn place(bit: u64) -> (usize, u8) {
+    let byte = usize::try_from(bit / 8).expect("fields of a struct in memory");
+    (byte, 0x80 >> (bit % 8))
 }
 
 impl Layout {
@@ -114,6 +151,8 @@ struct Aggregate {
     packed: bool,
     /// Where the next member of a struct goes.
     next: u64,
+    /// Bits of the byte before `next` that bit-fields have taken; 0 if the last member was none.
+    taken: u64,
     bits: u64,
     align: u64,
     fields: Vec<Field>,
@@ -147,6 +186,7 @@ impl Aggregate {
             self.next.next_multiple_of(align)
         };
         self.next = offset + size;
+        self.taken = 0;
         self.bits = self.bits.max(self.next);
         self.align = self.align.max(align);
         if let Some(name) = name {
@@ -166,6 +206,27 @@ impl Aggregate {
             offset: offset + field.offset,
             ..field.clone()
         }));
+    }
+}
+
+impl Aggregate {
+    /// Adds a bit-field of C, of a `u8`, as a little-endian machine places it: in the lowest bits
+    /// of its byte that are left.
+    fn add_bit_field(&mut self, name: Option<&str>, width: u64) {
+        let fits = self.taken > 0 && self.taken + width <= 8;
+        if self.union || !fits {
+            self.add(None, 8, 8, 1, &[]);
+        }
+        if let Some(name) = name {
+            self.fields.push(Field {
+                path: name.to_owned(),
+                offset: self.next - self.taken - width,
+                bits: width,
+                elements: 1,
+                leaf: true,
+            });
+        }
+        self.taken += width;
     }
 }
 
@@ -263,13 +324,20 @@ impl Body<'_> {
             .position(|token| *token == Token::Punct(";"))
             .ok_or("a member without semicolon")?;
         for declarator in crate::lex::split(&tokens[..end], ",") {
-            let name = match declarator.first() {
-                Some(Token::Word(name)) => Some(name.as_str()),
-                None => None,
-                Some(other) => return Err(Error(format!("unexpected {other}"))),
+            let (name, mut rest) = match declarator.split_first() {
+                Some((Token::Word(name), rest)) => (Some(name.as_str()), rest),
+                None | Some((Token::Punct(":"), _)) => (None, declarator),
+                Some((other, _)) => return Err(Error(format!("unexpected {other}"))),
             };
             let mut dimensions = Vec::new();
-            let mut rest = declarator.get(1..).unwrap_or_default();
+            if let Some((Token::Punct(":"), width)) = rest.split_first() {
+                let width = eval(self.oracle, width)?;
+                if self.unit != 8 || inner.bits != 8 || !inner.fields.is_empty() || width > 8 {
+                    return Err(Error::from("a bit-field of more than a byte"));
+                }
+                aggregate.add_bit_field(name, width);
+                continue;
+            }
             while let Some(token) = rest.first() {
                 if *token != Token::Punct("[") {
                     return Err(Error(format!("unexpected {token} after a member's name")));

@@ -23,7 +23,7 @@ pub(crate) enum Token {
     Word(String),
     /// Integer.
     Number(u64),
-    /// String or character constant; its text does not matter.
+    /// String, character constant or number that is no integer; its text does not matter.
     Text,
     /// Anything else.
     Punct(&'static str),
@@ -34,7 +34,7 @@ impl fmt::Display for Token {
         match self {
             Self::Word(word) => f.write_str(word),
             Self::Number(number) => write!(f, "{number:#x}"),
-            Self::Text => f.write_str("a string"),
+            Self::Text => f.write_str("a text"),
             Self::Punct(punct) => f.write_str(punct),
         }
     }
@@ -106,7 +106,7 @@ fn lex_line(line: &str, tokens: &mut Vec<Token>) -> Result<(), Error> {
             tokens.push(Token::Word(rest[..len].to_owned()));
         } else if first.is_ascii_digit() {
             len = word_len(rest);
-            tokens.push(Token::Number(number(&rest[..len])?));
+            tokens.push(number(&rest[..len]).map_or(Token::Text, Token::Number));
         } else if first == '"' || first == '\'' {
             len = rest[1..]
                 .find(first)
@@ -133,16 +133,16 @@ fn word_len(text: &str) -> usize {
         .unwrap_or(text.len())
 }
 
-fn number(text: &str) -> Result<u64, Error> {
+fn number(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(['u', 'U', 'l', 'L']);
-    let parsed = if let Some(hex) = digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+    if let Some(hex) = digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
         u64::from_str_radix(hex, 16)
     } else if digits.len() > 1 && digits.starts_with('0') {
         u64::from_str_radix(digits, 8)
     } else {
         digits.parse()
-    };
-    parsed.map_err(|error| Error(format!("{text}: {error}")))
+    }
+    .ok()
 }
 
 /// Index of the bracket that closes the one at `open`.

@@ -15,6 +15,7 @@
 //! let pair = oracle.layout("mlx5_ifc_pair_bits")?;
 //! let a = pair.field("a").ok_or("no a")?;
 //! assert_eq!((a.offset, a.bits), (8, 24));
+//! assert_eq!(a.get(&[1, 2, 3, 4]), 0x02_0304);
 //! assert_eq!(pair.bits, 96);
 //! # Ok::<(), ifc_oracle::Error>(())
 //! ```
@@ -35,13 +36,19 @@ use expr::Constant;
 use lex::Token;
 
 /// The headers that [`Oracle::load`] reads, below a kernel's `include`.
-pub const HEADERS: [&str; 5] = [
+pub const HEADERS: [&str; 7] = [
     "linux/mlx5/mlx5_ifc.h",
     "linux/mlx5/mlx5_ifc_fpga.h",
     "linux/mlx5/device.h",
     "linux/mlx5/qp.h",
+    "linux/mlx5/cq.h",
+    "linux/mlx5/doorbell.h",
     "linux/mlx5/driver.h",
 ];
+
+/// What else [`Oracle::load`] reads, below the directory of `include`, if it is there: a package
+/// of headers does not have it.
+pub const SOURCES: [&str; 1] = ["drivers/net/ethernet/mellanox/mlx5/core/cmd.c"];
 
 /// What went wrong, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,15 +83,17 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Reads [`HEADERS`] below `include`.
+    /// Reads [`HEADERS`] below `include`, and those of [`SOURCES`] that are there.
     ///
     /// # Errors
     ///
     /// A header cannot be read, or not be taken apart into tokens.
     pub fn load(include: &Path) -> Result<Self, Error> {
         let mut sources = Vec::new();
-        for header in HEADERS {
-            let path = include.join(header);
+        let headers = HEADERS.map(|header| include.join(header));
+        let beside = SOURCES.map(|source| include.with_file_name(source));
+        let beside = beside.into_iter().filter(|path| path.is_file());
+        for path in headers.into_iter().chain(beside) {
             let source = std::fs::read_to_string(&path)
                 .map_err(|error| Error(format!("{}: {error}", path.display())))?;
             sources.push(source);
@@ -209,6 +218,7 @@ mod tests {
 
     const SOURCE: &str = "
         /* A comment { with a brace. */
+        #define BAD 2ERR_QP
         #define SHIFT 4 // and another
         #define CALL(x) (x)
         #define MASK (GENMASK(7, SHIFT) | BIT(0))
@@ -235,6 +245,9 @@ mod tests {
                 union { __be16 a; struct { u8 b, c; } d; };
             );
             struct { u8 x; __be32 y; } __packed tight;
+            u8 low:1, middle : SHIFT;
+            u8 :2;
+            u8 whole:8;
             DECLARE_FLEX_ARRAY(u8, rest);
         };
     ";
@@ -255,7 +268,8 @@ mod tests {
         assert_eq!(oracle.constant("FIRST")?, 0);
         assert_eq!(oracle.constant("SECOND")?, 1);
         assert_eq!(oracle.constant("NEXT")?, 11);
-        assert_eq!(oracle.constant("SIZE")?, 20);
+        assert_eq!(oracle.constant("SIZE")?, 24);
+        assert!(oracle.constant("BAD").is_err());
         assert!(oracle.constant("CALL").is_err());
         assert!(oracle.constant("MISSING").is_err());
         Ok(())
@@ -307,10 +321,35 @@ mod tests {
                 ("tight", 112, 40),
                 ("tight.x", 112, 8),
                 ("tight.y", 120, 32),
-                ("rest", 152, 0),
+                ("low", 159, 1),
+                ("middle", 155, 4),
+                ("whole", 160, 8),
+                ("rest", 168, 0),
             ]
         );
-        assert_eq!(frame.bits, 160);
+        assert_eq!(frame.bits, 192);
+        let wide = Oracle::parse(["struct wide { __be32 word:8; };"])?;
+        assert!(wide.layout("wide").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn numbers_in_bytes() -> Result<(), Error> {
+        let oracle = Oracle::parse([SOURCE])?;
+        let outer = oracle.layout("mlx5_ifc_outer_bits")?;
+        let field = |path| outer.field(path).ok_or("no such field");
+        let mut bytes = [0xff; 24];
+        field("inner.number")?.set(&mut bytes, 0x1234_5678);
+        field("parts.upper")?.set(&mut bytes, 0);
+        assert_eq!(bytes[4..8], [0xd2, 0x34, 0x56, 0x78]);
+        assert_eq!(bytes[8..16], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        assert_eq!(field("inner.number")?.get(&bytes), 0x1234_5678);
+        assert_eq!(field("inner.flag")?.get(&bytes), 1);
+        assert_eq!(field("whole")?.get(&bytes), 0xffff_ffff);
+        let frame = oracle.layout("frame")?;
+        let middle = frame.field("middle").ok_or("no middle")?;
+        middle.set(&mut bytes, 0b1001);
+        assert_eq!(bytes[19], 0b1111_0011);
         Ok(())
     }
 
