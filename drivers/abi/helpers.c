@@ -25,14 +25,6 @@ bool rust_helper_mmu_interval_read_retry(struct mmu_interval_notifier *sub,
 	return mmu_interval_read_retry(sub, seq);
 }
 
-void rust_helper_mmu_interval_set_seq(struct mmu_interval_notifier *sub,
-				      unsigned long seq);
-void rust_helper_mmu_interval_set_seq(struct mmu_interval_notifier *sub,
-				      unsigned long seq)
-{
-	mmu_interval_set_seq(sub, seq);
-}
-
 /* linux/pid.h */
 
 struct pid *rust_helper_get_pid(struct pid *pid);
@@ -51,12 +43,6 @@ void rust_helper_hmm_pfn_set_dirty(unsigned long hmm_pfn)
 	 * without it. Until the notifier returns, the mapping stays.
 	 */
 	set_page_dirty(compound_head(hmm_pfn_to_page(hmm_pfn)));
-}
-
-void rust_helper_hmm_pfn_get(unsigned long hmm_pfn);
-void rust_helper_hmm_pfn_get(unsigned long hmm_pfn)
-{
-	get_page(hmm_pfn_to_page(hmm_pfn));
 }
 
 void rust_helper_hmm_pfn_put(unsigned long hmm_pfn);

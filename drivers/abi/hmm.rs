@@ -31,21 +31,25 @@ const _: () = {
 /// Looks up, and faults in as `need` says, the pages of `span`; `found` has one element
 /// for each. A fatal signal of the current task ends it.
 ///
-/// The notifier covers `span` and belongs to `mm`.
-///
 /// # Errors
 ///
 /// [`RangeError::Busy`] when invalidations, or a writer on the memory map, took longer
-/// than HMM's timeout; `EBUSY` as a failure if a signal is pending by then. `EFAULT` for addresses without memory, `EPERM` for writes to
-/// memory that is read-only, `EINTR` on a fatal signal, `ENOMEM`, `EINVAL`.
-pub fn range_fault(
+/// than HMM's timeout; `EBUSY` as a failure if a signal is pending by then. `EFAULT` for
+/// addresses without memory, `EPERM` for writes to memory that is read-only, `EINTR` on a
+/// fatal signal, `ENOMEM`, `EINVAL`.
+///
+/// # Safety
+///
+/// The notifier is subscribed in `mm`, to a range that covers `span`.
+pub unsafe fn range_fault(
     notifier: &IntervalNotifier,
     _mm: &MmWithUser,
     span: &Range<usize>,
     need: Need,
     found: &mut [Entry],
 ) -> Result<Sequence, RangeError<Error>> {
-    if found.len() != span.len() >> kernel::page::PAGE_SHIFT {
+    let whole = (span.start | span.end) & !kernel::page::PAGE_MASK == 0;
+    if !whole || found.len() != span.len() >> kernel::page::PAGE_SHIFT {
         return Err(RangeError::Failed(EINVAL));
     }
     let flags = match need {
@@ -64,6 +68,7 @@ pub fn range_fault(
     let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
     // SAFETY:
     // - `range` is initialised, its `hmm_pfns` has an element for each page of the range;
+    // - the notifier is subscribed to it, by the safety requirements;
     // - the users of the mm are not 0, by the invariants of `MmWithUser`.
     match unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout) } {
         0 => Ok(Sequence(range.notifier_seq)),
@@ -205,28 +210,18 @@ impl DmaMap<'_> {
 /// # Safety
 ///
 /// The entry's PFN is that of a page that cannot be freed now: it is mapped by the
-/// process until the running notifier returns, or [`hold`] was called.
+/// process until the running notifier returns, or somebody has a reference on it.
 pub unsafe fn set_dirty(entry: Entry) {
     // SAFETY: By the safety requirements.
     unsafe { bindings::hmm_pfn_set_dirty(entry.bits()) };
 }
 
-/// Takes a reference on the page of `entry`.
+/// Drops a reference on the page of `entry`.
 ///
 /// # Safety
 ///
-/// As for [`set_dirty`].
-pub unsafe fn hold(entry: Entry) {
-    // SAFETY: By the safety requirements.
-    unsafe { bindings::hmm_pfn_get(entry.bits()) };
-}
-
-/// Drops the reference that [`hold`] took.
-///
-/// # Safety
-///
-/// [`hold`] was called for this entry.
-pub unsafe fn unhold(entry: Entry) {
+/// The caller owns it.
+pub unsafe fn put_page(entry: Entry) {
     // SAFETY: By the safety requirements.
     unsafe { bindings::hmm_pfn_put(entry.bits()) };
 }

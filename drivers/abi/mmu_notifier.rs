@@ -75,18 +75,11 @@ impl IntervalNotifier {
     }
 
     /// Whether an invalidation has come since `sequence`. Of use only under the lock that
-    /// the callback holds around [`Self::set_sequence`].
+    /// the callback holds around `mmu_interval_set_seq`.
     #[inline]
     #[must_use]
     pub fn read_retry(&self, sequence: Sequence) -> bool {
         // SAFETY: `self` is valid; the C function reads one word.
         unsafe { bindings::mmu_interval_read_retry(self.as_raw(), sequence.0) }
-    }
-
-    /// Records the sequence that a callback was given, under the lock of the mirror.
-    #[inline]
-    pub fn set_sequence(&self, sequence: Sequence) {
-        // SAFETY: `self` is valid; the C function writes one word.
-        unsafe { bindings::mmu_interval_set_seq(self.as_raw(), sequence.0) };
     }
 }

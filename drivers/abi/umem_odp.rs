@@ -298,7 +298,9 @@ impl UmemOdp {
         let Some(geometry) = &umem.geometry else {
             return;
         };
-        hmm_abi::release(&mut umem.lock(), geometry);
+        // SAFETY: By the safety requirements, of all entries.
+        let let_go = unsafe { LetGo::promise() };
+        hmm_abi::release(&mut umem.lock(), geometry, &let_go);
         // SAFETY: Subscribed, by the type invariants. Its callbacks take `umem_mutex`,
         // which is not held.
         unsafe { umem.notifier().remove() };
@@ -392,6 +394,20 @@ fn grab(mm: &MmWithUser) -> ARef<Mm> {
     mm.into()
 }
 
+/// The hardware has let go of entries: it neither has nor uses translations of them.
+pub struct LetGo(());
+
+impl LetGo {
+    /// Promises it.
+    ///
+    /// # Safety
+    ///
+    /// It must be so for all entries that the value is shown for.
+    pub const unsafe fn promise() -> Self {
+        Self(())
+    }
+}
+
 /// `umem_mutex`, held.
 pub struct Locked<'a> {
     umem: &'a UmemOdp,
@@ -405,49 +421,59 @@ impl Locked<'_> {
     pub fn stay_locked(self) {
         core::mem::forget(self);
     }
+
+    /// Whether there is an entry `index`.
+    fn has(&self, index: Index) -> bool {
+        let geometry = self.umem.geometry();
+        geometry.is_some_and(|geometry| index < geometry.indices().end())
+    }
 }
 
 impl Shared for Locked<'_> {
+    type LetGo = LetGo;
+
     fn read_retry(&self, sequence: Sequence) -> bool {
         self.umem.notifier().read_retry(sequence)
     }
 
-    fn set_sequence(&mut self, sequence: Sequence) {
-        self.umem.notifier().set_sequence(sequence);
-    }
-
     fn entry(&self, index: Index) -> Entry {
-        // SAFETY: `index` is one of the geometry's, for which entries are allocated.
+        if !self.has(index) {
+            return Entry::EMPTY;
+        }
+        // SAFETY: There is an entry of this index, by the type invariants of `UmemOdp`.
         unsafe { self.map.entry(index) }
     }
 
     fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
-        // SAFETY: As above; the proof stands for the rest.
-        unsafe { self.map.store(index, entry) };
+        if self.has(index) {
+            // SAFETY: As above; the proof stands for the rest.
+            unsafe { self.map.store(index, entry) };
+        }
     }
 
-    fn dma_unmap(&mut self, index: Index, _: &Proof<'_>) {
-        // SAFETY: As above; the device has let go of it, which the proof stands for.
-        if unsafe { self.map.unmap(index) } {
+    fn dma_unmap(&mut self, index: Index, _: &LetGo) {
+        // SAFETY: As above; the device has let go of it, which `LetGo` stands for.
+        if self.has(index) && unsafe { self.map.unmap(index) } {
             // SAFETY: `umem_mutex`, which protects it, is held.
             unsafe { (*self.umem.raw.get()).npages -= 1 };
         }
     }
 
-    fn set_dirty(&mut self, entry: Entry) {
-        // SAFETY: It was mapped for DMA until now: the invalidation that is under way, or
-        // the one that has not come, is still to free the page.
-        unsafe { hmm::set_dirty(entry) };
+    fn set_dirty(&mut self, index: Index, _: &LetGo) {
+        let entry = self.entry(index);
+        if entry.is_valid() {
+            // SAFETY: It was mapped for DMA until now: the invalidation that is under way,
+            // or the one that has not come, is still to free the page.
+            unsafe { hmm::set_dirty(entry) };
+        }
     }
 
-    fn hold(&mut self, entry: Entry) {
-        // SAFETY: As above.
-        unsafe { hmm::hold(entry) };
-    }
-
-    fn unhold(&mut self, entry: Entry) {
-        // SAFETY: The entry was stuck, and `hold` made it so.
-        unsafe { hmm::unhold(entry) };
+    fn unhold(&mut self, index: Index, _: &LetGo) {
+        let entry = self.entry(index);
+        if entry.is_valid() {
+            // SAFETY: The entry was stuck: who made it so has left a reference.
+            unsafe { hmm::put_page(entry) };
+        }
     }
 }
 
@@ -476,6 +502,12 @@ impl Host for Faulting<'_> {
         need: Need,
         found: &mut [Entry],
     ) -> Result<Sequence, RangeError<Error>> {
-        hmm::range_fault(self.umem.notifier(), &self.mm, span, need, found)
+        let mirrored = self.umem.geometry().map(Geometry::span).unwrap_or(0..0);
+        if span.start < mirrored.start || span.end > mirrored.end {
+            return Err(RangeError::Failed(EFAULT));
+        }
+        // SAFETY: With a geometry the notifier is subscribed to it, in this process, by the
+        // type invariants of `UmemOdp`.
+        unsafe { hmm::range_fault(self.umem.notifier(), &self.mm, span, need, found) }
     }
 }

@@ -5,7 +5,7 @@
 //! Convert, call, convert back. `exports.c` exports what is defined here.
 
 use abi::bindings::{ib_device, ib_umem_odp};
-use abi::umem_odp::{Access, Area, UmemOdp, PAGE_SHIFT};
+use abi::umem_odp::{Access, Area, LetGo, UmemOdp, PAGE_SHIFT};
 use hmm_abi::{Entry, FaultError, Need};
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::bindings::mmu_interval_notifier_ops;
@@ -103,8 +103,8 @@ pub unsafe extern "C" fn ib_umem_odp_release(umem_odp: *mut ib_umem_odp) {
 }
 
 /// Faults `bcnt` bytes from `user_virt` in, or only looks them up, and returns how many
-/// entries are valid from the first, with `umem_mutex` held. What is not faulted may
-/// have holes.
+/// entries that are, all of them, with `umem_mutex` held. What is not faulted may have
+/// holes.
 ///
 /// On error, returns a negative errno without the mutex: `EFAULT` outside of the mirror or
 /// of the process's memory, `EPERM` to write what is read-only, `EINVAL` if the process is
@@ -143,7 +143,7 @@ fn map_and_lock(umem: &UmemOdp, address: u64, length: u64, need: Need) -> Result
     let length = usize::try_from(length).map_err(|_| EFAULT)?;
     let indices = geometry.within(address, length).ok_or(EFAULT)?;
     // The C prototype has room for no more.
-    c_int::try_from(indices.len()).map_err(|_| EINVAL)?;
+    let entries = c_int::try_from(indices.len()).map_err(|_| EINVAL)?;
 
     let faulting = umem.faulting()?;
     let mut small = [Entry::EMPTY; SMALL];
@@ -155,7 +155,7 @@ fn map_and_lock(umem: &UmemOdp, address: u64, length: u64, need: Need) -> Result
         large.resize(pages, Entry::EMPTY, GFP_KERNEL)?;
         &mut large[..]
     };
-    let faulted =
+    let locked =
         hmm_abi::fault(&faulting, geometry, indices, need, scratch).map_err(
             |error| match error {
                 FaultError::Empty | FaultError::Fragmented => EINVAL,
@@ -164,8 +164,7 @@ fn map_and_lock(umem: &UmemOdp, address: u64, length: u64, need: Need) -> Result
                 FaultError::Host(error) => error,
             },
         )?;
-    let entries = c_int::try_from(faulted.indices.len()).map_err(|_| EINVAL)?;
-    faulted.shared.stay_locked();
+    locked.stay_locked();
     Ok(entries)
 }
 
@@ -190,6 +189,6 @@ pub unsafe extern "C" fn ib_umem_odp_unmap_dma_pages(
     let clip = |address| usize::try_from(address).unwrap_or(usize::MAX);
     let indices = geometry.touched(&(clip(virt)..clip(bound)));
     // SAFETY: By the safety requirements.
-    let mut locked = unsafe { umem.assume_locked() };
-    hmm_abi::unmap(&mut *locked, indices);
+    let (mut locked, let_go) = unsafe { (umem.assume_locked(), LetGo::promise()) };
+    hmm_abi::unmap(&mut *locked, indices, &let_go);
 }

@@ -65,7 +65,7 @@ unsafe extern "C" fn invalidate(
     let (mut start, mut end) = (0, 0);
 
     // SAFETY: `notifier` and `range` are valid, by the caller's promise; the rest are ours.
-    let locked = unsafe {
+    let begun = unsafe {
         bindings::mlx5r_odp_begin_invalidate(
             notifier,
             range,
@@ -75,8 +75,10 @@ unsafe extern "C" fn invalidate(
             &mut end,
         )
     };
-    if !locked {
-        return false;
+    match begun {
+        bindings::mlx5r_odp_begun_MLX5R_ODP_LOCKED => {}
+        bindings::mlx5r_odp_begun_MLX5R_ODP_NOTHING_MAPPED => return true,
+        _ => return false,
     }
     // SAFETY: The call locked the umem; the umem removes its notifier before it is freed, which
     // waits for this callback.
@@ -89,13 +91,11 @@ unsafe extern "C" fn invalidate(
     let pages = umem.placement().pages_of(range);
     let done = mlx5_odp::invalidate(&mut umem, pages);
 
-    if done.pages != 0 {
-        umem.count_invalidation(done.pages * umem.placement().shift.base_pages());
-    }
+    umem.count_invalidation(done.pages * umem.placement().shift.base_pages());
     if done.kept != 0 {
-        umem.warn(c"translations could not be taken back, pages are kept until the MKey is destroyed");
+        umem.error(c"translations not taken back, pages are kept until the MKey is destroyed");
     } else if done.failed {
-        umem.warn(c"translations could not be taken back, the MKey is revoked");
+        umem.error(c"translations not taken back, the MKey is revoked");
     }
     true
 }

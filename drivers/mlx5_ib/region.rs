@@ -56,10 +56,11 @@ impl Mr {
     ///
     /// # Errors
     ///
-    /// Those of `ib_umem_odp_map_dma_and_lock`, and `EFAULT` if the MKey is gone.
+    /// Those of `ib_umem_odp_map_dma_and_lock`, `EAGAIN` if that brought in less than all of
+    /// `range`, and `EFAULT` if the MKey is gone.
     fn lock(&self, range: VaRange, write: bool, fault: bool) -> Result<Locked> {
         // SAFETY: The umem lives as long as the MR.
-        let pages = unsafe {
+        let entries = unsafe {
             bindings::mlx5r_odp_fault_and_lock(
                 self.raw.umem,
                 range.start().0,
@@ -68,14 +69,17 @@ impl Mr {
                 fault,
             )
         };
-        kernel::error::to_result(pages)?;
+        kernel::error::to_result(entries)?;
 
         // SAFETY: The call locked the umem, which lives as long as the MR.
         let locked = unsafe { Locked::adopt(self.raw) }.ok_or(EINVAL)?;
         if !locked.has_mkey() {
             return Err(EFAULT);
         }
-        Ok(locked)
+        match u64::try_from(entries) {
+            Ok(entries) if entries >= self.placement.pages_of(range).count => Ok(locked),
+            _ => Err(EAGAIN),
+        }
     }
 
     /// Makes a new MR usable: what is in memory already is published with it.
@@ -98,8 +102,8 @@ impl Mr {
     }
 }
 
-/// Whether an error says that nothing is wrong but the moment.
-fn is_pressure(error: Error) -> Option<Pressure> {
+/// What is wrong if nothing is but the moment.
+fn pressure_of(error: Error) -> Option<Pressure> {
     match error {
         e if e == EAGAIN || e == EINTR => Some(Pressure::Race),
         e if e == EBUSY => Some(Pressure::Held),
@@ -157,7 +161,7 @@ impl Region for HeldMr {
         let write = access == Access::Write;
         self.0
             .lock(range, write, true)
-            .map_err(|e| match is_pressure(e) {
+            .map_err(|e| match pressure_of(e) {
                 Some(why) => FaultError::Again(why),
                 None if write && e == EPERM => FaultError::WriteRefused,
                 None => FaultError::Invalid,

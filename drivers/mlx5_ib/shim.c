@@ -94,19 +94,24 @@ u32 mlx5r_odp_terminate_key(struct mlx5_ib_dev *dev)
 	return be32_to_cpu(dev->mkeys.terminate_scatter_list_mkey);
 }
 
+static s64 cpu_pages(s64 pages)
+{
+	return pages >> (PAGE_SHIFT - MLX5_ADAPTER_PAGE_SHIFT);
+}
+
 void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages)
 {
-	mlx5_update_odp_stats_with_handled(mr, faults, pages);
+	mlx5_update_odp_stats_with_handled(mr, faults, cpu_pages(pages));
 }
 
 void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages)
 {
-	mlx5_update_odp_stats_with_handled(mr, invalidations, pages);
+	mlx5_update_odp_stats_with_handled(mr, invalidations, cpu_pages(pages));
 }
 
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
 {
-	mlx5_update_odp_stats(mr, prefetch, pages);
+	mlx5_update_odp_stats(mr, prefetch, cpu_pages(pages));
 }
 
 /* --- Umem ------------------------------------------------------------------- */
@@ -144,6 +149,9 @@ int mlx5r_odp_dma_map(struct ib_umem_odp *umem, size_t index, u64 *addr)
 
 	lockdep_assert_held(&umem->umem_mutex);
 
+	/* hmm_dma_map_pfn() would map frame 0. */
+	if (!(*pfn & HMM_PFN_VALID))
+		return -EAGAIN;
 	dma_addr = hmm_dma_map_pfn(dev->dma_device, &umem->map, index, &p2pdma);
 	if (ib_dma_mapping_error(dev, dma_addr))
 		return -EFAULT;
@@ -164,22 +172,27 @@ void mlx5r_odp_unmap(struct ib_umem_odp *umem, u64 start, u64 end)
 	ib_umem_odp_unmap_dma_pages(umem, start, end);
 }
 
-bool mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
-				const struct mmu_notifier_range *range,
-				unsigned long seq,
-				struct mlx5r_odp_region *region, u64 *start,
-				u64 *end)
+enum mlx5r_odp_begun
+mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
+			   const struct mmu_notifier_range *range,
+			   unsigned long seq, struct mlx5r_odp_region *region,
+			   u64 *start, u64 *end)
 {
 	struct ib_umem_odp *umem =
 		container_of(notifier, struct ib_umem_odp, notifier);
 	struct mlx5_ib_mr *mr;
 
 	if (!mmu_notifier_range_blockable(range))
-		return false;
+		return MLX5R_ODP_NOT_BLOCKABLE;
 
 	mutex_lock(&umem->umem_mutex);
 	mmu_interval_set_seq(notifier, seq);
 
+	/* Entries that are known and not mapped are looked up anew when used. */
+	if (!umem->npages) {
+		mutex_unlock(&umem->umem_mutex);
+		return MLX5R_ODP_NOTHING_MAPPED;
+	}
 	mr = umem->private;
 	if (mr)
 		mlx5r_odp_region(mr, region);
@@ -187,7 +200,7 @@ bool mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
 		umem_region(umem, region);
 	*start = max_t(u64, ib_umem_start(umem), range->start);
 	*end = min_t(u64, ib_umem_end(umem), range->end);
-	return true;
+	return MLX5R_ODP_LOCKED;
 }
 
 /* --- Device ----------------------------------------------------------------- */
@@ -228,6 +241,11 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
 	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
 }
 
+void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value)
+{
+	dev_err(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
+}
+
 #define ODP_CAP(dev, transport, op, flag)                                      \
 	(MLX5_CAP_ODP_SCHEME((dev)->mdev, transport##_odp_caps.op) ?           \
 		 IB_ODP_SUPPORT_##flag :                                       \
@@ -237,7 +255,7 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
  * What internal_fill_odp_caps() fills in, less what is not served: implicit MRs,
  * and in the transport scheme shared receive queues.
  */
-bool mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
+void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
 {
 	struct ib_odp_caps *caps = &dev->odp_caps;
 	u32 srq = IB_ODP_SUPPORT_SRQ_RECV;
@@ -245,7 +263,7 @@ bool mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
 	memset(caps, 0, sizeof(*caps));
 
 	if (!MLX5_CAP_GEN(dev->mdev, pg) || !mlx5r_umr_can_load_pas(dev, 0))
-		return false;
+		return;
 
 	caps->general_caps = IB_ODP_SUPPORT;
 
@@ -277,7 +295,6 @@ bool mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
 	}
 
 	mutex_init(&dev->odp_eq_mutex);
-	return true;
 }
 
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev)

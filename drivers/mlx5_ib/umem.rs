@@ -106,11 +106,11 @@ impl Locked {
         Entry::from_bits(unsafe { slot.read() })
     }
 
-    fn set_entry(&mut self, page: PageIndex, bits: usize) {
+    fn set_entry(&mut self, page: PageIndex, entry: Entry) {
         let slot = self.slot(page);
         if !slot.is_null() {
             // SAFETY: As in `entry`; `&mut self` excludes other accesses by this thread.
-            unsafe { slot.write(bits) };
+            unsafe { slot.write(entry.bits()) };
         }
     }
 
@@ -164,12 +164,12 @@ impl Locked {
         }
     }
 
-    /// Tells the administrator.
-    pub(crate) fn warn(&self, what: &CStr) {
+    /// Tells the administrator what must not be lost.
+    pub(crate) fn error(&self, what: &CStr) {
         if self.mr.is_some() {
             // SAFETY: With an MR the description holds its device; `what` is a string.
             unsafe {
-                bindings::mlx5r_odp_warn(self.region.dev, what.as_char_ptr(), self.region.key)
+                bindings::mlx5r_odp_error(self.region.dev, what.as_char_ptr(), self.region.key)
             };
         }
     }
@@ -211,21 +211,9 @@ impl Deref for Borrowed {
     }
 }
 
-fn state_of(entry: Entry) -> PageState {
-    match (entry.is_valid(), entry.is_dma_mapped()) {
-        (false, true) => PageState::Stuck,
-        (false, false) => PageState::Absent,
-        (true, false) => PageState::Present,
-        // No valid entry is an error: HMM returns one or the other. Here it marks a leaving page.
-        (true, true) if entry.is_error() => PageState::Leaving,
-        (true, true) if entry.is_writable() => PageState::Mapped(Access::Write),
-        (true, true) => PageState::Mapped(Access::Read),
-    }
-}
-
 impl Table for Locked {
     fn state(&self, page: PageIndex) -> PageState {
-        state_of(self.entry(page))
+        self.entry(page).into()
     }
 
     fn dma_addr(&self, page: PageIndex) -> Option<DmaAddr> {
@@ -236,13 +224,14 @@ impl Table for Locked {
 
 impl LockedPages for Locked {
     fn state(&self, page: PageIndex) -> PageState {
-        state_of(self.entry(page))
+        self.entry(page).into()
     }
 
     fn map(&mut self, page: PageIndex) -> Result<(), FaultError> {
         match self.dma_map(page) {
             Ok(_) => Ok(()),
             Err(e) if e == ENOMEM => Err(FaultError::Again(Pressure::Memory)),
+            Err(e) if e == EAGAIN => Err(FaultError::Again(Pressure::Race)),
             Err(_) => Err(FaultError::Invalid),
         }
     }
@@ -263,17 +252,17 @@ impl Invalidate for Locked {
     }
 
     fn state(&self, page: PageIndex) -> PageState {
-        state_of(self.entry(page))
+        self.entry(page).into()
     }
 
     fn leave(&mut self, page: PageIndex) {
-        self.set_entry(page, self.entry(page).bits() | Entry::ERROR);
+        self.set_entry(page, self.entry(page).leaving());
     }
 
     fn zap(&mut self, run: PageRun) -> Result<(), NotZapped> {
         #[cfg(mlx5_odp_test_skip_zap)]
         if crate::skip_zap::this_one() {
-            self.warn(c"TEST BUILD: this zap is skipped");
+            self.error(c"TEST BUILD: this zap is skipped");
             return Ok(());
         }
         self.update(run).map_err(|_| NotZapped)
@@ -305,8 +294,8 @@ impl Invalidate for Locked {
         // SAFETY: The entry is valid, so it names a page, and the invalidation that this is part
         // of has not returned, so the page is still in use.
         unsafe { bindings::mlx5r_odp_get_page(entry.bits()) };
-        // Mapped without being valid: `ib_umem_odp_release` unmaps such an entry and drops the
-        // page, `ib_umem_odp_unmap_dma_pages` leaves it alone.
-        self.set_entry(page, entry.bits() & !(Entry::VALID | Entry::ERROR));
+        // `ib_umem_odp_release` unmaps it and drops the page, `ib_umem_odp_unmap_dma_pages`
+        // leaves it alone.
+        self.set_entry(page, entry.stuck());
     }
 }

@@ -15,16 +15,38 @@ pub struct Order(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck;
 
+/// What a device has of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing, and the page is not known.
+    Empty,
+    /// Nothing; the page is in the page table of the process.
+    Present,
+    /// A DMA mapping, and perhaps the translation.
+    Mapped {
+        /// The translation may be for writing.
+        writable: bool,
+    },
+    /// A DMA mapping; the translation is being taken back.
+    Leaving,
+    /// A DMA mapping and perhaps the translation of a page that is gone from the process.
+    Stuck,
+}
+
 /// A PFN with its flags, laid out as `enum hmm_pfn_flags` has it
 /// (include/linux/hmm.h): flags in the top bits of a `long`, five bits of order
 /// below them, the PFN at the bottom.
 ///
-/// | `VALID` | `DMA_MAPPED` | |
-/// |---|---|---|
-/// | 0 | 0 | empty |
-/// | 1 | 0 | in the page table of the process, not visible to the device |
-/// | 1 | 1 | mapped for DMA; the device may hold the translation |
-/// | 0 | 1 | stuck: gone from the process, but the device kept it; holds a page reference |
+/// | `VALID` | `DMA_MAPPED` | `ERROR` | [`State`] |
+/// |---|---|---|---|
+/// | 0 | 0 | any | empty |
+/// | 1 | 0 | 0 | present: in the page table of the process, not visible to the device |
+/// | 1 | 1 | 0 | mapped for DMA; the device may hold the translation |
+/// | 1 | 1 | 1 | leaving: mapped, the translation is being taken back |
+/// | 0 | 1 | any | stuck: gone from the process, but the device kept it; holds a page reference |
+///
+/// HMM reports a page that cannot be accessed as `ERROR` without `VALID`, so that a
+/// valid entry is free to say something else with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Entry(usize);
@@ -37,7 +59,7 @@ impl Entry {
     pub const VALID: usize = 1 << (usize::BITS - 1);
     /// Writable; together with [`Self::VALID`].
     pub const WRITE: usize = 1 << (usize::BITS - 2);
-    /// Access is impossible.
+    /// Access is impossible, or in a mapped entry: leaving.
     pub const ERROR: usize = 1 << (usize::BITS - 3);
     /// Mapped for DMA.
     pub const DMA_MAPPED: usize = 1 << (usize::BITS - 4);
@@ -81,19 +103,22 @@ impl Entry {
         self.is_valid() && self.0 & Self::WRITE != 0
     }
 
-    /// Access is impossible.
-    pub const fn is_error(self) -> bool {
-        self.0 & Self::ERROR != 0
-    }
-
     /// There is a DMA mapping; the device may hold the translation.
     pub const fn is_dma_mapped(self) -> bool {
         self.0 & Self::DMA_MAPPED != 0
     }
 
-    /// The device kept a translation that was to be taken back.
-    pub const fn is_stuck(self) -> bool {
-        self.is_dma_mapped() && !self.is_valid()
+    /// What the device has of the page.
+    pub const fn state(self) -> State {
+        match (self.is_valid(), self.is_dma_mapped()) {
+            (false, false) => State::Empty,
+            (true, false) => State::Present,
+            (true, true) if self.0 & Self::ERROR != 0 => State::Leaving,
+            (true, true) => State::Mapped {
+                writable: self.is_writable(),
+            },
+            (false, true) => State::Stuck,
+        }
     }
 
     /// The page frame; of use only when valid or stuck.
@@ -131,10 +156,18 @@ impl Entry {
         Err(Stuck)
     }
 
+    /// The entry, mapped, while its translation is being taken back.
+    #[must_use]
+    pub const fn leaving(self) -> Self {
+        Self(self.0 | Self::ERROR)
+    }
+
     /// The entry, mapped, after the device would not give it back. The write flag
-    /// stays: the device may still dirty the page.
-    pub(crate) const fn stuck(self) -> Self {
-        Self(self.0 & !Self::VALID)
+    /// stays: the device may still dirty the page. Whoever stores it must hold a
+    /// reference on the page; [`release`](crate::release()) drops it.
+    #[must_use]
+    pub const fn stuck(self) -> Self {
+        Self(self.0 & !(Self::VALID | Self::ERROR))
     }
 
     /// A stuck entry, made valid once more so that it can be unmapped.
@@ -147,9 +180,8 @@ impl core::fmt::Debug for Entry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Entry")
             .field("pfn", &self.pfn().0)
-            .field("valid", &self.is_valid())
+            .field("state", &self.state())
             .field("writable", &self.is_writable())
-            .field("dma_mapped", &self.is_dma_mapped())
             .field("order", &self.order().0)
             .finish()
     }
@@ -182,6 +214,19 @@ mod tests {
         assert!(fresh.is_dma_mapped() && fresh.is_writable());
         assert_eq!(PAGE.refreshed(read_only), Ok(read_only));
         assert_eq!(Entry::EMPTY.refreshed(PAGE), Ok(PAGE));
+    }
+
+    #[test]
+    fn a_state_for_every_entry() {
+        assert_eq!(Entry::EMPTY.state(), State::Empty);
+        assert_eq!(Entry::from_bits(Entry::ERROR).state(), State::Empty);
+        assert_eq!(PAGE.state(), State::Present);
+        let entry = mapped(PAGE);
+        assert_eq!(entry.state(), State::Mapped { writable: true });
+        assert_eq!(entry.leaving().state(), State::Leaving);
+        assert_eq!(entry.leaving().stuck().state(), State::Stuck);
+        assert_eq!(entry.leaving().stuck().pfn(), PAGE.pfn());
+        assert_eq!(entry.leaving().stuck().unstuck(), entry);
     }
 
     #[test]

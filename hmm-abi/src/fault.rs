@@ -11,7 +11,7 @@
 //! it found, except through a [`Valid`].
 
 use crate::{
-    Entry, Geometry, Host, Indices, Need, Proof, RangeError, Sequence, Shared, Stuck, Window,
+    Entry, Geometry, Host, Indices, Need, Proof, RangeError, Sequence, Shared, State, Stuck, Window,
 };
 
 /// How often a window is tried while invalidations come between its range fault and
@@ -23,7 +23,7 @@ pub const ATTEMPTS: u32 = 32;
 pub const BUSY_ATTEMPTS: u32 = 4;
 
 /// How often a range of several windows is tried as a whole.
-const PASSES: u32 = 4;
+pub const PASSES: u32 = 8;
 
 /// An invalidation has come since the range fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,25 +159,16 @@ fn one_entry<E>(geometry: &Geometry, unit: &[Entry]) -> Result<Entry, FaultError
     Ok(head)
 }
 
-/// The shared state with its lock held, and the entries of it that are as wanted.
-#[derive(Debug)]
-pub struct Faulted<S> {
-    /// The lock.
-    pub shared: S,
-    /// The entries, from the first one asked for.
-    pub indices: Indices,
-}
-
-/// Faults `indices` in and returns with the lock held, every returned entry being
-/// valid for as long as it is.
+/// Faults `indices` in and returns with the lock held, every entry being valid, and as
+/// `need` wants it, for as long as the lock is held; a snapshot may have holes.
 ///
-/// A range of more than one window is valid as a whole if all of its windows were
-/// found for the same sequence, that is still the notifier's under the lock that is
-/// returned, and no other fault has since merged less than is wanted. Otherwise it is done again, and when invalidations keep coming
-///
-/// - a snapshot gives up the entries that are not mapped for DMA, and is whole: a
-///   later fault finds them again;
-/// - anything else is cut to the first window, so that the caller gets on.
+/// A range of one window ([`WINDOW_PAGES`](crate::WINDOW_PAGES)) is found for one
+/// sequence. A longer one is valid as a whole if all of its windows were found for the
+/// same sequence, that is still the notifier's under the lock that is returned, and no
+/// other fault has since merged less than is wanted. Otherwise it is done again. When
+/// invalidations keep coming, a snapshot gives up the entries that are not mapped for
+/// DMA, and is whole: a later fault finds them again. Anything else fails: who wants to
+/// get on among invalidations asks for a window at a time.
 ///
 /// `scratch` is private to the call and [`Geometry::scratch_len`] long.
 ///
@@ -191,32 +182,31 @@ pub fn fault<'h, H: Host>(
     indices: Indices,
     need: Need,
     scratch: &mut [Entry],
-) -> Result<Faulted<H::Shared<'h>>, FaultError<H::Error>> {
+) -> Result<H::Shared<'h>, FaultError<H::Error>> {
+    if indices.is_empty() {
+        return Err(FaultError::Empty);
+    }
     for pass in 1..=PASSES {
         let mut same = None;
         let mut uniform = true;
         for window in geometry.windows(indices) {
             let is_last = window.indices.end() == indices.end();
-            let recent = window.indices;
+            let first = window.indices.first();
             let (mut shared, sequence) = fault_window(host, geometry, window, need, scratch)?;
             uniform &= *same.get_or_insert(sequence) == sequence;
             if !is_last {
                 continue;
             }
             if uniform && meets(&shared, indices, need) {
-                return Ok(Faulted { shared, indices });
+                return Ok(shared);
             }
             if need == Need::Snapshot && pass == PASSES {
-                let earlier = Indices::new(indices.first().0..recent.first().0);
-                withdraw_unmapped(&mut shared, earlier);
-                return Ok(Faulted { shared, indices });
+                withdraw_unmapped(&mut shared, Indices::new(indices.first().0..first.0));
+                return Ok(shared);
             }
         }
     }
-    let window = geometry.windows(indices).next().ok_or(FaultError::Empty)?;
-    let indices = window.indices;
-    let (shared, _) = fault_window(host, geometry, window, need, scratch)?;
-    Ok(Faulted { shared, indices })
+    Err(FaultError::Busy)
 }
 
 /// Faults one window in and returns with the lock held.
@@ -264,8 +254,7 @@ fn meets<S: Shared>(shared: &S, indices: Indices, need: Need) -> bool {
 fn withdraw_unmapped<S: Shared>(shared: &mut S, indices: Indices) {
     let proof = Proof::new();
     for index in indices.iter() {
-        let entry = shared.entry(index);
-        if entry.is_valid() && !entry.is_dma_mapped() {
+        if shared.entry(index).state() == State::Present {
             shared.store(index, Entry::EMPTY, &proof);
         }
     }

@@ -6,7 +6,7 @@ use core::ops::Range;
 
 /// The most CPU pages that one range fault fills, unless one entry is larger:
 /// 2 MiB of 4 KiB pages.
-pub const CHUNK_PAGES: usize = 512;
+pub const WINDOW_PAGES: usize = 512;
 
 /// A range of process addresses in bytes, the end exclusive.
 pub type Span = Range<usize>;
@@ -84,7 +84,7 @@ pub struct Geometry {
     entry_shift: u32,
 }
 
-/// A piece of a mirror for one range fault: whole entries within one chunk.
+/// A piece of a mirror for one range fault: whole entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// The addresses.
@@ -194,28 +194,33 @@ impl Geometry {
     ///
     /// [`fault`]: crate::fault()
     pub fn scratch_len(&self, indices: Indices) -> usize {
-        let chunk = CHUNK_PAGES.max(self.pages_per_entry());
-        // No chunk of CPU pages can outgrow the address space.
-        chunk.min(indices.len().saturating_mul(self.pages_per_entry()))
+        indices.len().min(self.window_entries()) * self.pages_per_entry()
     }
 
-    /// `indices` cut at chunk boundaries.
+    /// The most entries of one window.
+    const fn window_entries(&self) -> usize {
+        match WINDOW_PAGES >> self.entry_order() {
+            0 => 1,
+            entries => entries,
+        }
+    }
+
+    /// `indices` cut into windows. What fits into one is one, wherever it lies: only
+    /// that can be found for one sequence whatever happens around it.
     pub fn windows(&self, indices: Indices) -> impl Iterator<Item = Window> + '_ {
-        let chunk = (CHUNK_PAGES << self.page_shift).max(1 << self.entry_shift);
-        let mut next = self.start + (indices.first << self.entry_shift);
-        let end = self.start + (indices.end << self.entry_shift);
+        let mut next = indices.first;
         core::iter::from_fn(move || {
-            if next >= end {
+            if next >= indices.end {
                 return None;
             }
-            // The chunk's last byte, which unlike its end cannot wrap.
-            let last = (next | (chunk - 1)).min(end - 1);
-            let span = next..last + 1;
-            next = span.end;
-            Some(Window {
-                indices: self.touched(&span),
-                span,
-            })
+            let end = next + (indices.end - next).min(self.window_entries());
+            let address = |index| self.start + (index << self.entry_shift);
+            let window = Window {
+                span: address(next)..address(end),
+                indices: Indices::new(next..end),
+            };
+            next = end;
+            Some(window)
         })
     }
 }
@@ -257,18 +262,26 @@ mod tests {
     }
 
     #[test]
-    fn windows_end_at_chunk_boundaries() {
+    fn windows_are_cut_from_the_first_entry() {
         let g = Geometry::cover(0x1f_f000, 0x20_2000, PAGE, PAGE).unwrap();
-        let mut windows = g.windows(g.indices());
-        let lens = [1, 512, 1];
-        for len in lens {
+        let mut windows = g.windows(Indices::new(1..514));
+        for (first, len) in [(1, 512), (513, 1)] {
             let window = windows.next().unwrap();
-            assert_eq!(window.indices.len(), len);
-            assert_eq!(window.span.len(), len << PAGE);
+            assert_eq!(window.indices, Indices::new(first..first + len));
+            let start = 0x1f_f000 + (first << PAGE);
+            assert_eq!(window.span, start..start + (len << PAGE));
         }
         assert_eq!(windows.next(), None);
         assert_eq!(g.scratch_len(g.indices()), 512);
         assert_eq!(g.scratch_len(Indices::new(0..3)), 3);
+    }
+
+    #[test]
+    fn what_fits_into_one_window_is_one() {
+        // It crosses a boundary of 2 MiB.
+        let g = Geometry::cover(0x1f_f000, 0x20_2000, PAGE, PAGE).unwrap();
+        assert_eq!(g.windows(Indices::new(0..512)).count(), 1);
+        assert_eq!(g.windows(Indices::new(7..7)).count(), 0);
     }
 
     #[test]

@@ -2,15 +2,13 @@
 
 //! What a mirror needs from its surroundings.
 
+use core::marker::PhantomData;
+
 use crate::{Entry, Index, Span};
 
 /// The value of the interval notifier's sequence that a range fault is valid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence(pub usize);
-
-/// An address for the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DmaAddress(pub u64);
 
 /// What a caller wants of the pages of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,26 +78,26 @@ pub trait Host {
 /// The right to write an entry: only this crate makes one, after validation or
 /// after taking back.
 #[derive(Debug)]
-pub struct Proof<'a>(pub(crate) core::marker::PhantomData<&'a ()>);
+pub struct Proof<'a>(PhantomData<&'a ()>);
 
 impl Proof<'_> {
     pub(crate) const fn new() -> Self {
-        Self(core::marker::PhantomData)
+        Self(PhantomData)
     }
 }
 
 /// The shared state of a mirror under its lock: the entries and the sequence.
 ///
-/// The methods take indices of the mirror's [`Geometry`](crate::Geometry) only.
+/// The methods take indices of the mirror's [`Geometry`](crate::Geometry) only; others
+/// do nothing.
 pub trait Shared {
+    /// Stands for a promise that this crate cannot check: the device neither has nor
+    /// uses translations of the entries that it is shown for.
+    type LetGo;
+
     /// The notifier's sequence is another one than `sequence`, or an invalidation is
     /// under way.
     fn read_retry(&self, sequence: Sequence) -> bool;
-
-    /// Records that an invalidation has begun. Called by [`invalidate`] only.
-    ///
-    /// [`invalidate`]: crate::invalidate()
-    fn set_sequence(&mut self, sequence: Sequence);
 
     /// Entry `index`.
     fn entry(&self, index: Index) -> Entry;
@@ -109,29 +107,11 @@ pub trait Shared {
 
     /// Removes the DMA mapping of entry `index`, which is valid and mapped, and
     /// clears [`Entry::DMA_MAPPED`] in it.
-    fn dma_unmap(&mut self, index: Index, proof: &Proof<'_>);
+    fn dma_unmap(&mut self, index: Index, let_go: &Self::LetGo);
 
-    /// The device may have written to the page of `entry`.
-    fn set_dirty(&mut self, entry: Entry);
+    /// Marks the page of entry `index`, which is valid and was mapped until now, dirty.
+    fn set_dirty(&mut self, index: Index, let_go: &Self::LetGo);
 
-    /// Takes a reference on the page of `entry`, so that its frame stays what it is.
-    fn hold(&mut self, entry: Entry);
-
-    /// Drops the reference that [`hold`](Self::hold) took.
-    fn unhold(&mut self, entry: Entry);
-}
-
-/// A shared state that maps pages for DMA.
-pub trait DmaMap: Shared {
-    /// Why a page could not be mapped.
-    type Error;
-
-    /// Maps entry `index`, which is valid, for DMA, sets [`Entry::DMA_MAPPED`] in it
-    /// and returns its address. An entry that is mapped keeps its mapping; the call
-    /// then only tells the address.
-    ///
-    /// # Errors
-    ///
-    /// The mapping failed; the entry is as before.
-    fn dma_map(&mut self, index: Index) -> Result<DmaAddress, Self::Error>;
+    /// Drops the reference on the page of entry `index`, which was stuck.
+    fn unhold(&mut self, index: Index, let_go: &Self::LetGo);
 }

@@ -14,21 +14,21 @@
 //!              unmap; unlock; only then return
 //! ```
 //!
-//! This crate is that protocol, and the rules that it needs:
+//! This crate is what of that protocol is not the device's, and the rules that it needs:
 //!
 //! 1. What a range fault finds is worth nothing until it is validated: a
 //!    [`Snapshot`] can be merged only as a [`Valid`], which exists only under the
-//!    lock ([`fault`]).
+//!    lock ([`fault()`]).
 //! 2. HMM never writes into the shared state. It fills a private scratch of one
-//!    chunk at most.
-//! 3. An [`Entry`] keeps its DMA mapping until it is unmapped; a mapping that the
-//!    device would not give back keeps its page too ([`invalidate`]).
+//!    window at most.
+//! 3. An [`Entry`] keeps its DMA mapping until it is unmapped, which takes the device's
+//!    letting go ([`Shared::LetGo`]); a mapping that the device would not give back
+//!    keeps its page too ([`State::Stuck`]).
 //! 4. Memory is counted in entries of one size per mirror, which need not be the
 //!    CPU's page size ([`Geometry`]).
 //!
 //! It knows nothing of any device and, at run time, nothing of the kernel: what it
-//! needs from both it takes by the traits [`Host`], [`Shared`], [`DmaMap`] and
-//! [`Device`].
+//! needs from both it takes by the traits [`Host`] and [`Shared`].
 //!
 //! | term | meaning |
 //! |---|---|
@@ -44,10 +44,10 @@ mod entry;
 mod fault;
 mod geometry;
 mod host;
-mod invalidate;
+mod unmap;
 
-pub use entry::{Entry, Order, Pfn, Stuck};
-pub use fault::{fault, FaultError, Faulted, Snapshot, Stale, Valid, ATTEMPTS, BUSY_ATTEMPTS};
-pub use geometry::{Geometry, GeometryError, Index, Indices, Span, Window, CHUNK_PAGES};
-pub use host::{DmaAddress, DmaMap, Host, Need, Proof, RangeError, Sequence, Shared};
-pub use invalidate::{invalidate, map, release, unmap, Device, Invalidated};
+pub use entry::{Entry, Order, Pfn, State, Stuck};
+pub use fault::{fault, FaultError, Snapshot, Stale, Valid, ATTEMPTS, BUSY_ATTEMPTS, PASSES};
+pub use geometry::{Geometry, GeometryError, Index, Indices, Span, Window, WINDOW_PAGES};
+pub use host::{Host, Need, Proof, RangeError, Sequence, Shared};
+pub use unmap::{release, unmap};

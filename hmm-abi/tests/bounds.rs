@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell, RefMut};
 
 use hmm_abi::{
     fault, Entry, FaultError, Geometry, Host, Index, Indices, Need, Order, Pfn, Proof, RangeError,
-    Sequence, Shared, Span, ATTEMPTS, BUSY_ATTEMPTS,
+    Sequence, Shared, Span, ATTEMPTS, BUSY_ATTEMPTS, PASSES, WINDOW_PAGES,
 };
 
 const PAGE: u32 = 12;
@@ -57,13 +57,23 @@ impl Scripted {
         self.sequence.set(self.sequence.get() + 2);
     }
 
-    /// The entries that `fault` returned with, or why not.
-    fn run(&self, need: Need, entry_shift: u32) -> Result<Indices, FaultError<&'static str>> {
+    /// Faults all entries in.
+    fn run(&self, need: Need, entry_shift: u32) -> Result<(), FaultError<&'static str>> {
         let geometry = Geometry::cover(0, PAGES << PAGE, PAGE, entry_shift).unwrap();
-        let mut scratch = vec![Entry::EMPTY; geometry.scratch_len(geometry.indices())];
-        let faulted = fault(self, &geometry, geometry.indices(), need, &mut scratch)?;
+        self.run_some(need, &geometry, geometry.indices())
+    }
+
+    fn run_some(
+        &self,
+        need: Need,
+        geometry: &Geometry,
+        indices: Indices,
+    ) -> Result<(), FaultError<&'static str>> {
+        let mut scratch = vec![Entry::EMPTY; geometry.scratch_len(indices)];
+        let shared = fault(self, geometry, indices, need, &mut scratch)?;
         assert!(self.entries.try_borrow().is_err(), "the lock is held");
-        Ok(faulted.indices)
+        drop(shared);
+        Ok(())
     }
 
     fn valid(&self) -> usize {
@@ -109,12 +119,10 @@ impl Host for Scripted {
 }
 
 impl Shared for Locked<'_> {
+    type LetGo = ();
+
     fn read_retry(&self, sequence: Sequence) -> bool {
         self.host.sequence.get() != sequence.0
-    }
-
-    fn set_sequence(&mut self, _: Sequence) {
-        unreachable!("a fault does not invalidate");
     }
 
     fn entry(&self, index: Index) -> Entry {
@@ -125,19 +133,15 @@ impl Shared for Locked<'_> {
         self.entries[index.0] = entry;
     }
 
-    fn dma_unmap(&mut self, _: Index, _: &Proof<'_>) {
+    fn dma_unmap(&mut self, _: Index, (): &()) {
         unreachable!("a fault does not unmap");
     }
 
-    fn set_dirty(&mut self, _: Entry) {
+    fn set_dirty(&mut self, _: Index, (): &()) {
         unreachable!("a fault does not dirty");
     }
 
-    fn hold(&mut self, _: Entry) {
-        unreachable!("a fault holds no page");
-    }
-
-    fn unhold(&mut self, _: Entry) {
+    fn unhold(&mut self, _: Index, (): &()) {
         unreachable!("a fault holds no page");
     }
 }
@@ -145,7 +149,7 @@ impl Shared for Locked<'_> {
 #[test]
 fn a_quiet_host_is_asked_once_for_each_window() {
     let host = Scripted::new(Script::Quiet);
-    assert_eq!(host.run(Need::Write, PAGE), Ok(Indices::new(0..PAGES)));
+    assert_eq!(host.run(Need::Write, PAGE), Ok(()));
     assert_eq!(host.faults.get(), 3);
     assert_eq!(host.valid(), PAGES);
 }
@@ -173,10 +177,33 @@ fn a_refusal_is_final() {
     assert_eq!(host.faults.get(), 1);
 }
 
+/// Nothing less than what was asked for is ever returned as success: who is told that a
+/// range is in may map all of it.
 #[test]
-fn a_fault_among_invalidations_is_cut_to_one_window() {
+fn a_long_range_among_invalidations_is_busy() {
     let host = Scripted::new(Script::Before);
-    assert_eq!(host.run(Need::Write, PAGE), Ok(Indices::new(0..512)));
+    assert_eq!(host.run(Need::Write, PAGE), Err(FaultError::Busy));
+    assert_eq!(host.faults.get(), 3 * PASSES);
+    let mut host = Scripted::new(Script::Before);
+    host.order = Order(9);
+    assert_eq!(host.run(Need::Write, PAGE + 9), Err(FaultError::Busy));
+}
+
+#[test]
+fn a_window_among_invalidations_is_found_wherever_it_lies() {
+    let host = Scripted::new(Script::Before);
+    let geometry = Geometry::cover(0, PAGES << PAGE, PAGE, PAGE).unwrap();
+    let window = Indices::new(300..300 + WINDOW_PAGES);
+    assert_eq!(host.run_some(Need::Write, &geometry, window), Ok(()));
+    assert_eq!((host.faults.get(), host.valid()), (1, WINDOW_PAGES));
+}
+
+#[test]
+fn no_entries_are_no_success() {
+    let host = Scripted::new(Script::Quiet);
+    let geometry = Geometry::cover(0, PAGES << PAGE, PAGE, PAGE).unwrap();
+    let none = host.run_some(Need::Read, &geometry, Indices::new(7..7));
+    assert_eq!(none, Err(FaultError::Empty));
 }
 
 #[test]
@@ -185,7 +212,7 @@ fn a_snapshot_among_invalidations_keeps_what_it_knows() {
     let mapped =
         Entry::from_bits(Entry::present(Pfn(7), true, Order(0)).bits() | Entry::DMA_MAPPED);
     host.entries.borrow_mut()[7] = mapped;
-    assert_eq!(host.run(Need::Snapshot, PAGE), Ok(Indices::new(0..PAGES)));
+    assert_eq!(host.run(Need::Snapshot, PAGE), Ok(()));
     // The last window was valid under the lock, and what is mapped is the driver's.
     assert_eq!(host.valid(), 512 + 1);
     assert!(host.entries.borrow()[7].is_dma_mapped());
@@ -196,7 +223,7 @@ fn an_entry_of_many_pages_wants_one_mapping() {
     let mut host = Scripted::new(Script::Quiet);
     assert_eq!(host.run(Need::Read, PAGE + 9), Err(FaultError::Fragmented));
     host.order = Order(9);
-    assert_eq!(host.run(Need::Read, PAGE + 9), Ok(Indices::new(0..3)));
+    assert_eq!(host.run(Need::Read, PAGE + 9), Ok(()));
     // Entry `i` is huge page `i`, not the `i`th page of what HMM reported.
     let pfns = [0, 1, 2].map(|i| host.entries.borrow()[i].pfn());
     assert_eq!(pfns, [Pfn(0), Pfn(512), Pfn(1024)]);

@@ -172,7 +172,7 @@ impl Placement {
         )
     }
 
-    /// The memory of page `index`. `index` must lie within the MR.
+    /// The memory of `run`, which must lie within the MR; `None` if that is empty.
     pub fn va_of(&self, run: PageRun) -> Option<VaRange> {
         let start = self.pages.start.0 + run.first.0 * self.shift.bytes();
         VaRange::new(

@@ -3,6 +3,7 @@
 //! What the fault path needs of a memory region: its pages brought in and held still.
 
 use firmware_cmds::Mkey;
+use hmm_abi::{Entry, State};
 
 use crate::{PageIndex, PageRun, Placement, VaRange};
 
@@ -28,6 +29,19 @@ pub enum PageState {
     Leaving,
     /// Taken by the kernel, but the device did not confirm that its translation is gone.
     Stuck,
+}
+
+impl From<Entry> for PageState {
+    fn from(entry: Entry) -> Self {
+        match entry.state() {
+            State::Empty => Self::Absent,
+            State::Present => Self::Present,
+            State::Mapped { writable: true } => Self::Mapped(Access::Write),
+            State::Mapped { writable: false } => Self::Mapped(Access::Read),
+            State::Leaving => Self::Leaving,
+            State::Stuck => Self::Stuck,
+        }
+    }
 }
 
 /// Why no progress was possible for now. Never an error of the application.
@@ -69,7 +83,8 @@ pub trait Region {
     fn placement(&self) -> Placement;
 
     /// Faults `range` in with `access` and returns with the region locked against invalidation,
-    /// all pages of `range` at least [`PageState::Present`] and, for [`Access::Write`], writable.
+    /// all pages of `range` at least [`PageState::Present`] and, for [`Access::Write`], writable:
+    /// never a part of it.
     ///
     /// # Errors
     ///

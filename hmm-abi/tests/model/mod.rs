@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use hmm_abi::{
-    Device, DmaAddress, DmaMap, Entry, Geometry, Host, Index, Indices, Need, Order, Pfn, Proof,
-    RangeError, Sequence, Shared, Span,
+    Entry, Geometry, Host, Index, Need, Order, Pfn, Proof, RangeError, Sequence, Shared, Span,
+    State as PageState,
 };
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::sync::{Condvar, Mutex, MutexGuard};
@@ -113,43 +113,38 @@ impl Model {
         Order(self.geometry.pages_per_entry().trailing_zeros())
     }
 
-    /// A fault by the device: fault in, map, tell the device, unlock.
+    /// A fault by the device: fault in, map, tell the device, unlock. True if it succeeds.
     pub(crate) fn device_fault(&self, span: &Span, need: Need) -> bool {
         let indices = self.geometry.touched(span);
         let mut scratch = vec![Entry::EMPTY; self.geometry.scratch_len(indices)];
-        let Ok(mut faulted) = hmm_abi::fault(self, &self.geometry, indices, need, &mut scratch)
+        let Ok(mut shared) = hmm_abi::fault(self, &self.geometry, indices, need, &mut scratch)
         else {
             return false;
         };
         thread::yield_now();
-        let new = hmm_abi::map(
-            &mut faulted.shared,
-            faulted.indices,
-            |index, entry, address| {
-                let frame = usize::try_from(address.0).unwrap();
-                let translation = (frame, entry.is_writable());
-                self.translations
-                    .lock()
-                    .unwrap()
-                    .insert(index.0, translation);
-            },
-        )
-        .expect("the model maps everything");
-        faulted.shared.state.npages += new;
-        for index in faulted.indices.iter() {
-            let entry = faulted.shared.entry(index);
+        for index in indices.iter() {
+            let entry = shared.entry(index);
             assert!(need.is_met_by(entry), "returned without what was asked for");
+            if !entry.is_valid() {
+                continue;
+            }
+            let translation = (self.frame_of(entry), entry.is_writable());
+            (self.translations.lock().unwrap()).insert(index.0, translation);
+            if !entry.is_dma_mapped() {
+                shared.state.entries[index.0] = Entry::from_bits(entry.bits() | Entry::DMA_MAPPED);
+                shared.state.npages += 1;
+            }
         }
         true
     }
 
+    fn frame_of(&self, entry: Entry) -> usize {
+        entry.pfn().0 / self.geometry.pages_per_entry()
+    }
+
     /// `munmap` of a range: notifier, page table, notifier, pages freed.
-    pub(crate) fn unmap_range(
-        &self,
-        span: &Span,
-        device: &mut impl Device,
-    ) -> hmm_abi::Invalidated {
-        let done = self.invalidate(span, device);
+    pub(crate) fn unmap_range(&self, span: &Span, zap: &Zap) {
+        self.invalidate(span, zap);
         let mut process = self.process.lock().unwrap();
         let gone: Vec<_> = (self.geometry.touched(span).iter())
             .filter_map(|index| process.pages.remove(&index.0))
@@ -161,13 +156,12 @@ impl Model {
         for (frame, _) in gone {
             process.free(frame);
         }
-        done
     }
 
     /// `mprotect` to read-only, as fork does it too: translations are taken back, the
     /// pages stay.
-    pub(crate) fn write_protect(&self, span: &Span, device: &mut impl Device) {
-        self.invalidate(span, device);
+    pub(crate) fn write_protect(&self, span: &Span, zap: &Zap) {
+        self.invalidate(span, zap);
         let mut process = self.process.lock().unwrap();
         for index in self.geometry.touched(span).iter() {
             if let Some(page) = process.pages.get_mut(&index.0) {
@@ -177,23 +171,39 @@ impl Model {
         self.end_invalidation(&mut process);
     }
 
-    fn invalidate(&self, span: &Span, device: &mut impl Device) -> hmm_abi::Invalidated {
+    fn invalidate(&self, span: &Span, zap: &Zap) {
         let mut process = self.process.lock().unwrap();
         process.active_invalidations += 1;
         process.sequence |= 1;
-        let sequence = Sequence(process.sequence);
+        let sequence = process.sequence;
         drop(process);
-        if self.sabotage.lazy_invalidate {
-            let mut shared = self.lock();
-            if shared.state.npages == 0 {
-                shared.set_sequence(sequence);
-                return hmm_abi::Invalidated::default();
+        self.callback(span, sequence, zap);
+        thread::yield_now();
+    }
+
+    /// The notifier's callback, as a driver writes it.
+    fn callback(&self, span: &Span, sequence: usize, zap: &Zap) {
+        let mut shared = self.lock();
+        if !self.sabotage.skip_set_sequence {
+            shared.state.sequence = sequence;
+        }
+        if self.sabotage.lazy_invalidate && shared.state.npages == 0 {
+            return;
+        }
+        let indices = self.geometry.touched(span);
+        let live = |index: &Index| matches!(shared.entry(*index).state(), PageState::Mapped { .. });
+        let mapped: Vec<_> = indices.iter().filter(live).collect();
+        if !zap.take_back(self, &mapped) {
+            for index in mapped {
+                let entry = shared.entry(index);
+                let frame = self.frame_of(entry);
+                self.process.lock().unwrap().frames[frame].references += 1;
+                shared.state.entries[index.0] = entry.stuck();
+                shared.state.npages -= 1;
             }
         }
-        let done = hmm_abi::invalidate(self, &self.geometry, span, sequence, device);
-        self.state.lock().unwrap().npages -= done.unmapped + done.stuck;
-        thread::yield_now();
-        done
+        let unmapped = hmm_abi::unmap(&mut shared, indices, &());
+        shared.state.npages -= unmapped;
     }
 
     fn end_invalidation(&self, process: &mut Process) {
@@ -238,10 +248,10 @@ impl Model {
             if live {
                 mapped += 1;
                 let page = process.pages.get(&index).map(|page| page.0);
-                assert_eq!(page, Some(entry.pfn().0 / self.geometry.pages_per_entry()));
+                assert_eq!(page, Some(self.frame_of(*entry)));
             }
             assert!(
-                live || entry.is_stuck() || !translations.contains_key(&index),
+                live || entry.state() == PageState::Stuck || !translations.contains_key(&index),
                 "the device has a translation that nobody knows of"
             );
         }
@@ -252,7 +262,7 @@ impl Model {
     pub(crate) fn tear_down(&self) {
         self.translations.lock().unwrap().clear();
         let mut shared = self.lock();
-        let unmapped = hmm_abi::release(&mut shared, &self.geometry);
+        let unmapped = hmm_abi::release(&mut shared, &self.geometry, &());
         shared.state.npages -= unmapped;
         assert_eq!(shared.state.npages, 0);
         assert!(shared.state.entries.iter().all(|&e| e == Entry::EMPTY));
@@ -311,14 +321,10 @@ impl Host for Model {
 }
 
 impl Shared for Locked<'_> {
+    type LetGo = ();
+
     fn read_retry(&self, sequence: Sequence) -> bool {
         !self.model.sabotage.skip_retry_check && self.state.sequence != sequence.0
-    }
-
-    fn set_sequence(&mut self, sequence: Sequence) {
-        if !self.model.sabotage.skip_set_sequence {
-            self.state.sequence = sequence.0;
-        }
     }
 
     fn entry(&self, index: Index) -> Entry {
@@ -329,60 +335,41 @@ impl Shared for Locked<'_> {
         self.state.entries[index.0] = entry;
     }
 
-    fn dma_unmap(&mut self, index: Index, _: &Proof<'_>) {
+    fn dma_unmap(&mut self, index: Index, (): &()) {
         let entry = &mut self.state.entries[index.0];
         assert!(entry.is_valid() && entry.is_dma_mapped());
         *entry = Entry::from_bits(entry.bits() & !Entry::DMA_MAPPED);
     }
 
-    fn set_dirty(&mut self, entry: Entry) {
-        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
+    fn set_dirty(&mut self, index: Index, (): &()) {
+        let frame = self.model.frame_of(self.entry(index));
         self.model.process.lock().unwrap().frames[frame].dirty = true;
     }
 
-    fn hold(&mut self, entry: Entry) {
-        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
-        self.model.process.lock().unwrap().frames[frame].references += 1;
-    }
-
-    fn unhold(&mut self, entry: Entry) {
-        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
+    fn unhold(&mut self, index: Index, (): &()) {
+        let frame = self.model.frame_of(self.entry(index));
         self.model.process.lock().unwrap().frames[frame].references -= 1;
     }
 }
 
-impl DmaMap for Locked<'_> {
-    type Error = ();
-
-    fn dma_map(&mut self, index: Index) -> Result<DmaAddress, ()> {
-        let entry = &mut self.state.entries[index.0];
-        assert!(entry.is_valid());
-        *entry = Entry::from_bits(entry.bits() | Entry::DMA_MAPPED);
-        let frame = entry.pfn().0 / self.model.geometry.pages_per_entry();
-        Ok(DmaAddress(u64::try_from(frame).unwrap()))
-    }
-}
-
 /// The device's side of an invalidation.
-pub(crate) struct Zap<'m> {
-    pub(crate) model: &'m Model,
-    /// How often, of 100, the device does not give a run back.
+#[derive(Clone, Copy)]
+pub(crate) struct Zap {
+    /// How often, of 100, the device does not let go.
     pub(crate) fails: u32,
 }
 
-impl Device for Zap<'_> {
-    type Error = ();
-
-    fn take_back(&mut self, run: Indices) -> Result<(), ()> {
+impl Zap {
+    fn take_back(self, model: &Model, mapped: &[Index]) -> bool {
         thread::yield_now();
         if thread_rng().gen_range(0..100) < self.fails {
-            return Err(());
+            return false;
         }
-        let skipped = usize::from(self.model.sabotage.skip_one_zap);
-        let mut translations = self.model.translations.lock().unwrap();
-        for index in run.iter().skip(skipped) {
+        let skipped = usize::from(model.sabotage.skip_one_zap);
+        let mut translations = model.translations.lock().unwrap();
+        for index in mapped.iter().skip(skipped) {
             translations.remove(&index.0);
         }
-        Ok(())
+        true
     }
 }
