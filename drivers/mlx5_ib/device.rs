@@ -10,7 +10,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::global_lock;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
-use mlx5_odp::{Driver, NoRegion, PageIndex, Pressure, Repeats, Report, Unsupported};
+use mlx5_odp::{Driver, NoRegion, PageIndex, PageRun, Pressure, Repeats, Report, Unsupported};
 
 use crate::bindings;
 use crate::queue::Qp;
@@ -22,6 +22,9 @@ global_lock! {
     // SAFETY: `mlx5_ib_odp_init` initialises it, before any device exists.
     pub(crate) unsafe(uninit) static REPEATS: Mutex<Repeats> = Repeats::new();
 }
+
+/// Whether something is noted in it. A fault that gets on need not take the lock otherwise.
+static REPEATING: Atomic<bool> = Atomic::new(false);
 
 /// Faults of all devices that went back unserved.
 static GIVEN_BACK: Atomic<u32> = Atomic::new(0);
@@ -117,7 +120,19 @@ impl Driver for Device {
     fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool {
         // SAFETY: Always.
         let now = unsafe { bindings::mlx5r_odp_now_ms() };
-        REPEATS.lock().note(mkey, page, now)
+        let mut repeats = REPEATS.lock();
+        let certain = repeats.note(mkey, page, now);
+        REPEATING.store(!repeats.is_empty(), Relaxed);
+        certain
+    }
+
+    fn progressed(&self, mkey: Mkey, pages: PageRun) {
+        // What another fault notes at this moment, the next one that gets on forgets.
+        if REPEATING.load(Relaxed) {
+            let mut repeats = REPEATS.lock();
+            repeats.forget(mkey, pages);
+            REPEATING.store(!repeats.is_empty(), Relaxed);
+        }
     }
 
     fn report(&self, report: Report) {

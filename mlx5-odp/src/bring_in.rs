@@ -6,8 +6,10 @@ use crate::driver::{Driver, Intent};
 use crate::region::{Access, FaultError, LockedPages, PageState, Pressure, Region};
 use crate::{PageIndex, PageRun, VaRange};
 
-/// Pages faulted in and published under one hold of the region's lock: 2 MiB of 4 KiB pages.
-/// A longer range takes several, so that an invalidation waits for one of them at most.
+/// Pages of 4 KiB faulted in and published under one hold of the region's lock, unless one page
+/// of the region is larger. A longer range takes several, so that an invalidation waits for one of
+/// them at most, and so that a fault gets on among invalidations elsewhere: the mirror can find no
+/// more than this at once.
 pub const WINDOW: u64 = 512;
 
 /// How often a fault tries again in place before it goes back to the device, which will repeat
@@ -40,10 +42,11 @@ pub fn bring_in<R: Region>(
     let pages = placement.pages_of(range);
     let mut next = pages.first;
     let mut base_pages = 0;
+    let size = (WINDOW / placement.shift.base_pages()).max(1);
 
     while next < pages.end() {
         // Windows are aligned in the MR, so that concurrent faults agree on them.
-        let end = PageIndex((next.0 / WINDOW + 1) * WINDOW).min(pages.end());
+        let end = PageIndex((next.0 / size + 1) * size).min(pages.end());
         let window = PageRun::new(next, end);
         for_access(region, window, intent, driver)?;
         base_pages += window.count * placement.shift.base_pages();
@@ -127,6 +130,10 @@ fn retrying<R: Region>(
 
     loop {
         match once(region, run, access) {
+            Ok(Brought::New) => {
+                driver.progressed(region.mkey(), run);
+                return Ok(Brought::New);
+            }
             Ok(brought) => return Ok(brought),
             Err(FaultError::WriteRefused) => return Ok(Brought::WriteRefused),
             Err(FaultError::Invalid) => return Err(NotIn::Invalid),

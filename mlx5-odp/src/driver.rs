@@ -6,7 +6,7 @@ use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultError, PageFaultResume, WqeFault};
 
 use crate::region::{Pressure, Region};
-use crate::PageIndex;
+use crate::{PageIndex, PageRun};
 
 /// What the device is known to want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub trait Driver {
     /// or the queue is gone.
     fn resume(&self, command: &PageFaultResume);
 
-    /// Waits a little after unsuccessful try number `attempt` (from 1) and counts it.
+    /// Waits a little after unsuccessful try number `attempt` (from 1).
     fn back_off(&self, why: Pressure, attempt: u32);
 
     /// Counts a fault that went back to the device for it to ask again.
@@ -144,6 +144,10 @@ pub trait Driver {
     /// says whether that has gone on for longer than faults raised before that can explain: what
     /// [`crate::Repeats`] knows.
     fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool;
+
+    /// The device has been given what it did not have of `pages`: what was noted of them says
+    /// nothing any more.
+    fn progressed(&self, mkey: Mkey, pages: PageRun);
 
     /// Tells the administrator.
     fn report(&self, report: Report);

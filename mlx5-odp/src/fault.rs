@@ -16,8 +16,9 @@ use crate::VaRange;
 
 /// Serves one event. Sleeps for as long as bringing the pages in takes.
 ///
-/// When it returns the access has been resumed, exactly once, unless the event says that another
-/// one of the same access follows. It was resumed with error only if it is not valid, or if the
+/// When it returns the access has been resumed, exactly once; unless another event of the same
+/// access follows, its queue is gone, or the event is of a kind whose token nobody knows where to
+/// find. It was resumed with error only if it is not valid, or if the
 /// device could not be told of the pages; a race or pressure that outlasts the tries goes back to
 /// the device, which repeats the access.
 pub fn serve<D: Driver>(driver: &D, event: Result<PageFault, PageFaultError>) {

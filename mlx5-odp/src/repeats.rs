@@ -5,11 +5,12 @@
 //! The memory scheme does not say whether the device reads or writes. On a read-only mapping the
 //! driver can only publish a read translation; a device that wanted to write faults again at once,
 //! and would so for ever. But a fault on a page that is readable already may also have been raised
-//! just before it became so, by any number of QPs. Those faults run out; the others do not.
+//! just before it became so, by any number of QPs. Those faults run out; the others do not. And
+//! whenever the page has been taken away and given back, it all begins anew.
 
 use firmware_cmds::Mkey;
 
-use crate::PageIndex;
+use crate::{PageIndex, PageRun};
 
 /// Fewer repetitions than this are never conclusive.
 const ENOUGH: u32 = 32;
@@ -48,6 +49,22 @@ impl Repeats {
     pub const fn new() -> Self {
         Self {
             entries: [None; 16],
+        }
+    }
+
+    /// Nothing is noted.
+    pub fn is_empty(&self) -> bool {
+        self.entries.iter().all(Option::is_none)
+    }
+
+    /// Forgets what was noted of `pages`.
+    pub fn forget(&mut self, mkey: Mkey, pages: PageRun) {
+        let gone =
+            |entry: &Entry| entry.mkey == mkey && (pages.first..pages.end()).contains(&entry.page);
+        for slot in &mut self.entries {
+            if slot.as_ref().is_some_and(gone) {
+                *slot = None;
+            }
         }
     }
 

@@ -34,8 +34,9 @@ impl<'a, D: Driver> Stall<'a, D> {
         self.send(true);
     }
 
-    /// The access is not waiting: another event of it follows, which will be resumed.
-    pub fn more_follows(mut self) {
+    /// Nobody waits: another event of the access follows, which will be resumed, or the access
+    /// is gone.
+    pub fn forget(mut self) {
         self.token = None;
     }
 

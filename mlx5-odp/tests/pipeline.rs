@@ -262,6 +262,40 @@ fn memory_reads_of_one_read_only_page_by_many_queues_all_succeed() {
     assert_eq!(resumed(&model), [true; 500]);
 }
 
+/// A page that was taken away and given back is no page that the device cannot go on with.
+#[test]
+fn memory_reads_between_invalidations_all_succeed() {
+    let model = model();
+    model.world().mmap(0x102, 1, Protection::Read);
+    for _ in 0..4 {
+        for _ in 0..40 {
+            fault(&model, PageFault::Memory(memory(IOVA + 2 * PAGE, 1)));
+        }
+        let page = PageRun::new(PageIndex(2), PageIndex(3));
+        model.take_away(KEY, page, |world| world.free(0x102));
+        model.world().clock += 2000;
+    }
+    assert_eq!(resumed(&model), [true; 160]);
+}
+
+/// Whatever happens around it: no frame is mapped that was not found, and nobody dies of it.
+#[test]
+fn a_range_among_invalidations_comes_in_whole() {
+    let model = Model::new();
+    // Not aligned to anything but pages.
+    let (first, pages) = (0x1f7, WINDOW + 40);
+    model.world().mmap(first, pages, Protection::Write);
+    model.register(KEY, IOVA, first * PAGE, pages * PAGE, true);
+    // An invalidation of something else comes before every range fault.
+    model.world().trouble.restless = true;
+    let count = u32::try_from(pages).unwrap();
+    fault(&model, PageFault::Memory(memory(IOVA, count)));
+
+    assert_eq!(resumed(&model), [true]);
+    assert_eq!(model.world().mr(KEY).mapped, i64::try_from(pages).unwrap());
+    model.deregister(KEY);
+}
+
 #[test]
 fn long_ranges_take_several_windows() {
     let model = Model::new();
@@ -645,10 +679,24 @@ fn wqe_without_memory_to_read_it_goes_back_to_the_device() {
 }
 
 #[test]
-fn wqe_of_a_queue_that_is_gone_is_answered() {
+fn wqe_of_a_queue_that_is_gone_is_not_answered() {
     let model = model();
     fault(&model, PageFault::Wqe(wqe(WqeFaultKind::SendOrWrite)));
+    // As in the C: the number may be another queue's.
+    assert_eq!(resumed(&model), [false; 0]);
+}
+
+#[test]
+fn a_queue_is_held_until_its_fault_is_answered() {
+    let queue = ModelQueue {
+        error: Some(NoWqe::Unreadable),
+        ..ModelQueue::default()
+    };
+    let model = with_queue(model(), queue);
+    fault(&model, PageFault::Wqe(wqe(WqeFaultKind::SendOrWrite)));
     assert_eq!(resumed(&model), [false]);
+    let world = model.world();
+    assert_eq!((world.queues_held, world.queues_held_at_resume), (0, 1));
 }
 
 #[test]
@@ -711,6 +759,8 @@ fn any_event_is_answered_at_most_once() {
         let decoded = PageFault::from_eqe(&event);
         serve(&model, decoded);
         let owed = match decoded {
+            // There is no queue: only of shared ones it is known without looking.
+            Ok(PageFault::Wqe(fault)) => fault.kind == WqeFaultKind::SharedReceive,
             Ok(_) => true,
             Err(error) => error.fault_token().is_some(),
         };

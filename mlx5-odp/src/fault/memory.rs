@@ -13,7 +13,7 @@ use crate::stall::Stall;
 pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, stall: Stall<'_, D>) {
     match (bring_in_window(driver, fault), fault.last) {
         // On success only the last event of an access is answered.
-        (Ok(()) | Err(NotIn::Busy(_)), false) => stall.more_follows(),
+        (Ok(()) | Err(NotIn::Busy(_)), false) => stall.forget(),
         (outcome, _) => answer(driver, stall, outcome),
     }
 }

@@ -15,20 +15,22 @@ use crate::region::Pressure;
 use crate::stall::Stall;
 
 pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, stall: Stall<'_, D>) {
-    let outcome = match fault.kind {
-        WqeFaultKind::SharedReceive => {
-            driver.report(Report::Unsupported(Unsupported::SharedReceiveQueue));
-            Err(NotIn::Invalid)
-        }
-        // A queue pair that is gone takes its stalled accesses with it, and a device that has
-        // forgotten one ignores its resume: an answer is never wrong, silence might be.
-        _ => match driver.queue(fault) {
-            None => Err(NotIn::Invalid),
-            Some(queue) if fault.kind.is_send_queue() => bring_in_send(driver, fault, &queue),
-            Some(queue) => bring_in_receive(driver, fault, &queue),
-        },
+    if fault.kind == WqeFaultKind::SharedReceive {
+        driver.report(Report::Unsupported(Unsupported::SharedReceiveQueue));
+        return stall.fail();
+    }
+    let Some(queue) = driver.queue(fault) else {
+        // Its stalled accesses went with it, and its number may be another queue's by now.
+        return stall.forget();
+    };
+    let outcome = if fault.kind.is_send_queue() {
+        bring_in_send(driver, fault, &queue)
+    } else {
+        bring_in_receive(driver, fault, &queue)
     };
     answer(driver, stall, outcome);
+    // Not before the answer is out: the number in it must still be this queue's.
+    drop(queue);
 }
 
 fn bring_in_send<D: Driver>(driver: &D, fault: &WqeFault, queue: &impl Queue) -> Result<(), NotIn> {

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{DmaAddr, Iova, Mkey, PageFaultResume, WqeFault};
+use hmm_abi::{
+    Entry, Geometry, Host, Index, Need, Order, Proof, RangeError, Sequence, Shared, Span,
+};
 use mlx5_odp::xlt::{self, Table};
 use mlx5_odp::{
     invalidate, Access, Driver, FaultError, Invalidate, Invalidated, LockedPages, NoRegion, NoWqe,
@@ -15,7 +18,7 @@ use mlx5_odp::{
 };
 
 use super::schedule::Schedule;
-use super::world::{Frame, Mirrored, Mr, Protection, World};
+use super::world::{Frame, Mr, Protection, World};
 
 const PAGE: u64 = 4096;
 
@@ -85,9 +88,8 @@ impl Model {
             revoked: false,
             sequence: 0,
             invalidating: 0,
-            mirror: BTreeMap::new(),
+            entries: vec![Entry::EMPTY; usize::try_from((end - start) / PAGE).unwrap()],
             mapped: 0,
-            kept: Default::default(),
             faults: 0,
             faults_handled: 0,
             prefetched: 0,
@@ -97,12 +99,12 @@ impl Model {
         world.enabled.insert(mkey.get());
     }
 
-    fn lock(&self, mkey: Mkey) {
+    fn lock(&self, mkey: Mkey) -> Locked<'_> {
         loop {
             let mut world = self.world();
             if !world.mr(mkey).locked {
                 world.mr(mkey).locked = true;
-                return;
+                return Locked(View { model: self, mkey });
             }
             drop(world);
             assert!(
@@ -110,10 +112,6 @@ impl Model {
                 "locked by this very thread"
             );
         }
-    }
-
-    fn unlock(&self, mkey: Mkey) {
-        self.world.lock().unwrap().mr(mkey).locked = false;
     }
 
     /// What the kernel does to take a range of page numbers away, and then to the pages.
@@ -125,10 +123,10 @@ impl Model {
     ) -> Invalidated {
         // invalidate_start: from here on faults of the range wait.
         self.world().mr(mkey).invalidating += 1;
-        self.lock(mkey);
+        let mut locked = self.lock(mkey);
         self.world().mr(mkey).sequence += 1;
-        let done = invalidate(&mut Locked { model: self, mkey }, pages);
-        self.unlock(mkey);
+        let done = invalidate(&mut locked, pages);
+        drop(locked);
         let mut world = self.world();
         then(&mut world);
         world.mr(mkey).invalidating -= 1;
@@ -139,21 +137,28 @@ impl Model {
     pub(crate) fn deregister(&self, mkey: Mkey) {
         self.world().mr(mkey).known = false;
         while self.world().mr(mkey).refs > 0 {}
-        self.lock(mkey);
+        let mut locked = self.lock(mkey);
         {
             let mut world = self.world();
             world.tables.retain(|(key, _), _| *key != mkey.get());
             world.enabled.remove(&mkey.get());
             world.mr(mkey).revoked = true;
         }
-        let placement = self.world().mr(mkey).placement;
-        Locked { model: self, mkey }.unmap(placement.pages_of(placement.pages));
-        self.unlock(mkey);
-        assert_eq!(
-            self.world().mr(mkey).mapped,
-            0,
-            "pages mapped after the release"
-        );
+        let geometry = locked.0.geometry();
+        hmm_abi::release(&mut locked, &geometry, &());
+        drop(locked);
+        let mut world = self.world();
+        assert_eq!(world.mr(mkey).mapped, 0, "pages mapped after the release");
+        assert!(world.held.is_empty(), "pages held after the release");
+    }
+
+    /// The pages that the device did not give back.
+    pub(crate) fn stuck(&self, mkey: Mkey) -> Vec<u64> {
+        let view = View { model: self, mkey };
+        let pages = 0..u64::try_from(view.geometry().indices().len()).unwrap();
+        pages
+            .filter(|page| view.state(PageIndex(*page)) == PageState::Stuck)
+            .collect()
     }
 
     /// A table update of whole blocks, as umr.c does one.
@@ -166,7 +171,7 @@ impl Model {
         };
         let first = run.first.0 / xlt::UMR_BLOCK * xlt::UMR_BLOCK;
         let end = run.end().0.next_multiple_of(xlt::UMR_BLOCK).min(count);
-        let table = Locked { model: self, mkey };
+        let table = View { model: self, mkey };
         let entries: Vec<_> = (first..end)
             .map(PageIndex)
             .map(|page| (page, xlt::entry(&table, page)))
@@ -185,51 +190,167 @@ impl Model {
     }
 }
 
-/// A region that its holder has locked.
-pub(crate) struct Locked<'a> {
-    pub(crate) model: &'a Model,
-    pub(crate) mkey: Mkey,
+/// A region's mirror.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    model: &'a Model,
+    mkey: Mkey,
 }
 
-impl Table for Locked<'_> {
-    fn state(&self, page: PageIndex) -> PageState {
+impl View<'_> {
+    fn geometry(self) -> Geometry {
+        let pages = self
+            .model
+            .world
+            .lock()
+            .unwrap()
+            .mr(self.mkey)
+            .placement
+            .pages;
+        let address = |va: UserVa| usize::try_from(va.0).unwrap();
+        Geometry::of_span(address(pages.start())..address(pages.end()), 12, 12).unwrap()
+    }
+
+    fn entry(self, page: PageIndex) -> Entry {
         let mut world = self.model.world.lock().unwrap();
-        let mr = world.mr(self.mkey);
-        if mr.kept.contains(&page) {
-            return PageState::Stuck;
-        }
-        let mirrored = mr.mirror.get(&page);
-        mirrored.map_or(PageState::Absent, Mirrored::state)
+        world.mr(self.mkey).entries[usize::try_from(page.0).unwrap()]
+    }
+
+    fn set_entry(self, page: PageIndex, entry: Entry) {
+        let mut world = self.model.world();
+        world.mr(self.mkey).entries[usize::try_from(page.0).unwrap()] = entry;
+    }
+}
+
+impl Table for View<'_> {
+    fn state(&self, page: PageIndex) -> PageState {
+        self.entry(page).into()
     }
 
     fn dma_addr(&self, page: PageIndex) -> Option<DmaAddr> {
-        let mut world = self.model.world.lock().unwrap();
-        world
-            .mr(self.mkey)
-            .mirror
-            .get(&page)
-            .map(|page| page.frame.dma())
+        Some(Frame::of(self.entry(page)).dma())
+    }
+}
+
+/// Faults and the entries they find, as the kernel serves them.
+impl<'a> Host for View<'a> {
+    type Error = FaultError;
+    type Shared<'h>
+        = Locked<'a>
+    where
+        Self: 'h;
+
+    fn lock(&self) -> Locked<'a> {
+        self.model.lock(self.mkey)
+    }
+
+    fn range_fault(
+        &self,
+        span: &Span,
+        need: Need,
+        found: &mut [Entry],
+    ) -> Result<Sequence, RangeError<FaultError>> {
+        let sequence = {
+            let mut world = self.model.world();
+            let restless = world.trouble.restless;
+            let mr = world.mr(self.mkey);
+            if mr.invalidating > 0 {
+                return Err(RangeError::Busy);
+            }
+            mr.sequence += usize::from(restless);
+            mr.sequence
+        };
+        let first = u64::try_from(span.start).unwrap() / PAGE;
+        for (number, entry) in (first..).zip(found) {
+            let mut world = self.model.world();
+            let protection = world.protection.get(&number).copied();
+            let writable = match (protection.unwrap_or(Protection::None), need) {
+                (Protection::None, _) => return Err(RangeError::Failed(FaultError::Invalid)),
+                (Protection::Read, Need::Write) => {
+                    return Err(RangeError::Failed(FaultError::WriteRefused))
+                }
+                (Protection::Read, _) => false,
+                // The PTE of a page that was only read is not writable.
+                (Protection::Write, need) => need == Need::Write,
+            };
+            *entry = Entry::present(world.touch(number).pfn(), writable, Order(0));
+        }
+        Ok(Sequence(sequence))
+    }
+}
+
+/// A region that its holder has locked; the drop unlocks.
+pub(crate) struct Locked<'a>(View<'a>);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let mut world = self.0.model.world.lock().unwrap();
+        world.mr(self.0.mkey).locked = false;
+    }
+}
+
+fn page_of(index: Index) -> PageIndex {
+    PageIndex(u64::try_from(index.0).unwrap())
+}
+
+impl Shared for Locked<'_> {
+    type LetGo = ();
+
+    fn read_retry(&self, sequence: Sequence) -> bool {
+        let mut world = self.0.model.world();
+        !world.trouble.no_retry_check && world.mr(self.0.mkey).sequence != sequence.0
+    }
+
+    fn entry(&self, index: Index) -> Entry {
+        self.0.entry(page_of(index))
+    }
+
+    fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
+        self.0.set_entry(page_of(index), entry);
+    }
+
+    fn dma_unmap(&mut self, index: Index, (): &()) {
+        let entry = self.entry(index);
+        assert!(entry.is_valid() && entry.is_dma_mapped());
+        let bits = entry.bits() & !Entry::DMA_MAPPED;
+        self.0.set_entry(page_of(index), Entry::from_bits(bits));
+        self.0.model.world().mr(self.0.mkey).mapped -= 1;
+    }
+
+    fn set_dirty(&mut self, index: Index, (): &()) {
+        let frame = Frame::of(self.entry(index));
+        let mut world = self.0.model.world();
+        if world.freed.contains(&frame) {
+            world.violations.push("a freed frame marked dirty".into());
+        }
+        world.dirty.insert(frame);
+    }
+
+    fn unhold(&mut self, index: Index, (): &()) {
+        let frame = Frame::of(self.entry(index));
+        let mut world = self.0.model.world();
+        assert!(world.held.remove(&frame), "a reference that nobody took");
+        world.freed.insert(frame);
     }
 }
 
 impl Invalidate for Locked<'_> {
     fn has_mkey(&self) -> bool {
-        !self.model.world().mr(self.mkey).revoked
+        !self.0.model.world().mr(self.0.mkey).revoked
     }
 
     fn state(&self, page: PageIndex) -> PageState {
-        Table::state(self, page)
+        self.0.state(page)
     }
 
     fn leave(&mut self, page: PageIndex) {
-        let mut world = self.model.world();
-        let mirrored = world.mr(self.mkey).mirror.get_mut(&page);
-        mirrored.expect("a mapped page").leaving = true;
+        let entry = self.0.entry(page);
+        self.0.set_entry(page, entry.leaving());
     }
 
     fn zap(&mut self, run: PageRun) -> Result<(), NotZapped> {
         {
-            let mut world = self.model.world();
+            let mut world = self.0.model.world();
             world.zaps += 1;
             if world.trouble.zaps.pop_front() == Some(true) {
                 return Err(NotZapped);
@@ -238,44 +359,31 @@ impl Invalidate for Locked<'_> {
                 return Ok(());
             }
         }
-        self.model.update(self.mkey, run);
+        self.0.model.update(self.0.mkey, run);
         Ok(())
     }
 
     fn revoke(&mut self) -> Result<(), NotZapped> {
-        let mut world = self.model.world();
+        let mut world = self.0.model.world();
         if world.trouble.revoke {
             return Err(NotZapped);
         }
-        world.tables.retain(|(key, _), _| *key != self.mkey.get());
-        world.mr(self.mkey).revoked = true;
+        world.tables.retain(|(key, _), _| *key != self.0.mkey.get());
+        world.mr(self.0.mkey).revoked = true;
         Ok(())
     }
 
     fn unmap(&mut self, run: PageRun) {
-        let mut world = self.model.world();
-        for page in run.iter() {
-            if world.mr(self.mkey).kept.contains(&page) {
-                continue;
-            }
-            let Some(old) = world.mr(self.mkey).mirror.remove(&page) else {
-                continue;
-            };
-            if old.mapped {
-                world.mr(self.mkey).mapped -= 1;
-                if old.access == Access::Write {
-                    if world.freed.contains(&old.frame) {
-                        world.violations.push("a freed frame marked dirty".into());
-                    }
-                    world.dirty.insert(old.frame);
-                }
-            }
-        }
+        let index = |page: PageIndex| usize::try_from(page.0).unwrap();
+        let indices = hmm_abi::Indices::new(index(run.first)..index(run.end()));
+        hmm_abi::unmap(self, indices, &());
     }
 
     fn keep(&mut self, page: PageIndex) {
-        let mut world = self.model.world();
-        assert!(world.mr(self.mkey).kept.insert(page), "kept twice");
+        let entry = self.0.entry(page);
+        let frame = Frame::of(entry);
+        assert!(self.0.model.world().held.insert(frame), "kept twice");
+        self.0.set_entry(page, entry.stuck());
     }
 }
 
@@ -293,7 +401,7 @@ impl Drop for ModelRegion<'_> {
 
 impl Region for ModelRegion<'_> {
     type Pages<'a>
-        = ModelPages<'a>
+        = Locked<'a>
     where
         Self: 'a;
 
@@ -305,10 +413,9 @@ impl Region for ModelRegion<'_> {
         self.model.world().mr(self.mkey).placement
     }
 
-    fn fault_and_lock(&self, range: VaRange, access: Access) -> Result<ModelPages<'_>, FaultError> {
+    fn fault_and_lock(&self, range: VaRange, access: Access) -> Result<Locked<'_>, FaultError> {
         let placement = self.placement();
         assert!(range.start() >= placement.pages.start() && range.end() <= placement.pages.end());
-        let run = placement.pages_of(range);
         if access == Access::Write {
             self.model.world().writes_asked += 1;
         }
@@ -316,65 +423,32 @@ impl Region for ModelRegion<'_> {
             return Err(error);
         }
 
-        loop {
-            // hmm_range_fault: begin, walk page by page, all without the lock.
-            let sequence = {
-                let mut world = self.model.world();
-                let mr = world.mr(self.mkey);
-                if mr.invalidating > 0 {
-                    return Err(FaultError::Again(Pressure::Held));
+        let view = View {
+            model: self.model,
+            mkey: self.mkey,
+        };
+        let geometry = view.geometry();
+        let need = match access {
+            Access::Read => Need::Read,
+            Access::Write => Need::Write,
+        };
+        let size = |bytes: u64| usize::try_from(bytes).unwrap();
+        let indices = geometry
+            .within(size(range.start().0), size(range.bytes()))
+            .unwrap();
+        let mut scratch = vec![Entry::EMPTY; geometry.scratch_len(indices)];
+        let locked =
+            hmm_abi::fault(&view, &geometry, indices, need, &mut scratch).map_err(|error| {
+                match error {
+                    hmm_abi::FaultError::Busy => FaultError::Again(Pressure::Held),
+                    hmm_abi::FaultError::Host(error) => error,
+                    _ => FaultError::Invalid,
                 }
-                mr.sequence
-            };
-            let mut snapshot: Vec<(PageIndex, Frame, Access)> = Vec::new();
-            for page in run.iter() {
-                let mut world = self.model.world();
-                let number = placement.pages.start().0 / PAGE + page.0;
-                let protection = world.protection.get(&number).copied();
-                let have = match protection.unwrap_or(Protection::None) {
-                    Protection::None => return Err(FaultError::Invalid),
-                    Protection::Read => Access::Read,
-                    // The PTE of a page that was only read is not writable.
-                    Protection::Write => access,
-                };
-                if have < access {
-                    return Err(FaultError::WriteRefused);
-                }
-                snapshot.push((page, world.touch(number), have));
-            }
-
-            self.model.lock(self.mkey);
-            let mut world = self.model.world();
-            let check = !world.trouble.no_retry_check;
-            let mr = world.mr(self.mkey);
-            if mr.revoked {
-                mr.locked = false;
-                return Err(FaultError::Invalid);
-            }
-            if check && (mr.sequence != sequence || mr.invalidating > 0) {
-                mr.locked = false;
-                continue;
-            }
-            for (page, frame, have) in snapshot {
-                let mirrored = mr.mirror.entry(page).or_insert(Mirrored {
-                    frame,
-                    access: have,
-                    mapped: false,
-                    leaving: false,
-                });
-                mirrored.access = mirrored.access.max(have);
-                if check {
-                    assert_eq!(
-                        mirrored.frame, frame,
-                        "{page:?} changed without invalidation"
-                    );
-                }
-            }
-            return Ok(ModelPages {
-                model: self.model,
-                mkey: self.mkey,
-            });
+            })?;
+        if !Invalidate::has_mkey(&locked) {
+            return Err(FaultError::Invalid);
         }
+        Ok(locked)
     }
 
     fn count_fault(&self, base_pages: u64) {
@@ -388,45 +462,27 @@ impl Region for ModelRegion<'_> {
     }
 }
 
-/// A locked range.
-pub(crate) struct ModelPages<'a> {
-    model: &'a Model,
-    mkey: Mkey,
-}
-
-impl Drop for ModelPages<'_> {
-    fn drop(&mut self) {
-        self.model.unlock(self.mkey);
-    }
-}
-
-impl LockedPages for ModelPages<'_> {
+impl LockedPages for Locked<'_> {
     fn state(&self, page: PageIndex) -> PageState {
-        Table::state(
-            &Locked {
-                model: self.model,
-                mkey: self.mkey,
-            },
-            page,
-        )
+        self.0.state(page)
     }
 
     fn map(&mut self, page: PageIndex) -> Result<(), FaultError> {
-        let mut world = self.model.world();
-        let mr = world.mr(self.mkey);
-        let mirrored = mr.mirror.get_mut(&page).ok_or(FaultError::Invalid)?;
-        if !mirrored.mapped {
-            mirrored.mapped = true;
-            mr.mapped += 1;
+        let entry = self.0.entry(page);
+        assert!(entry.is_valid(), "nothing there to be mapped: {page:?}");
+        if !entry.is_dma_mapped() {
+            let bits = entry.bits() | Entry::DMA_MAPPED;
+            self.0.set_entry(page, Entry::from_bits(bits));
+            self.0.model.world().mr(self.0.mkey).mapped += 1;
         }
         Ok(())
     }
 
     fn publish(&mut self, run: PageRun) -> Result<(), FaultError> {
-        if let Some(error) = self.model.world().trouble.publishes.pop_front() {
+        if let Some(error) = self.0.model.world().trouble.publishes.pop_front() {
             return Err(error);
         }
-        self.model.update(self.mkey, run);
+        self.0.model.update(self.0.mkey, run);
         Ok(())
     }
 }
@@ -440,35 +496,47 @@ impl AsRef<[u8]> for Bytes {
     }
 }
 
-impl Queue for ModelQueue {
+/// A reference to a queue.
+pub(crate) struct HeldQueue<'a> {
+    model: &'a Model,
+    queue: &'a ModelQueue,
+}
+
+impl Drop for HeldQueue<'_> {
+    fn drop(&mut self) {
+        self.model.world().queues_held -= 1;
+    }
+}
+
+impl Queue for HeldQueue<'_> {
     type Wqe = Bytes;
 
     fn transport(&self) -> Option<SendTransport> {
-        self.transport
+        self.queue.transport
     }
 
     fn receive_signature(&self) -> bool {
-        self.signature
+        self.queue.signature
     }
 
     fn read_send(&self, index: u16) -> Result<Bytes, NoWqe> {
-        match self.error {
+        match self.queue.error {
             Some(error) => Err(error),
-            None => Ok(Bytes(self.send[usize::from(index) * 64..].to_vec())),
+            None => Ok(Bytes(self.queue.send[usize::from(index) * 64..].to_vec())),
         }
     }
 
     fn read_receive(&self, _index: u16) -> Result<Bytes, NoWqe> {
-        match self.error {
+        match self.queue.error {
             Some(error) => Err(error),
-            None => Ok(Bytes(self.receive.clone())),
+            None => Ok(Bytes(self.queue.receive.clone())),
         }
     }
 }
 
 impl Driver for Model {
     type Region<'a> = ModelRegion<'a>;
-    type Queue<'a> = ModelQueue;
+    type Queue<'a> = HeldQueue<'a>;
 
     fn region(&self, mkey: Mkey) -> Result<ModelRegion<'_>, NoRegion> {
         let mut world = self.world();
@@ -489,8 +557,10 @@ impl Driver for Model {
         }
     }
 
-    fn queue(&self, fault: &WqeFault) -> Option<ModelQueue> {
-        self.queues.get(&fault.wq_number.get()).cloned()
+    fn queue(&self, fault: &WqeFault) -> Option<HeldQueue<'_>> {
+        let queue = self.queues.get(&fault.wq_number.get())?;
+        self.world().queues_held += 1;
+        Some(HeldQueue { model: self, queue })
     }
 
     fn end_of_list(&self) -> Mkey {
@@ -498,7 +568,9 @@ impl Driver for Model {
     }
 
     fn resume(&self, command: &PageFaultResume) {
-        self.world().resumes.push(*command);
+        let mut world = self.world();
+        world.queues_held_at_resume = world.queues_held;
+        world.resumes.push(*command);
     }
 
     fn back_off(&self, _why: Pressure, _attempt: u32) {
@@ -512,6 +584,10 @@ impl Driver for Model {
     fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool {
         let now = self.world().clock;
         self.repeats.lock().unwrap().note(mkey, page, now)
+    }
+
+    fn progressed(&self, mkey: Mkey, pages: PageRun) {
+        self.repeats.lock().unwrap().forget(mkey, pages);
     }
 
     fn report(&self, report: Report) {

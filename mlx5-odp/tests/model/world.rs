@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use firmware_cmds::{DmaAddr, Mkey, MttAccess, PageFaultResume};
-use mlx5_odp::{Access, PageIndex, PageState, Placement, Report};
+use hmm_abi::{Entry, Pfn};
+use mlx5_odp::{PageIndex, Placement, Report};
 
 /// A page frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,16 @@ impl Frame {
     /// Its bus address.
     pub(crate) fn dma(self) -> DmaAddr {
         DmaAddr::new(0x1_0000_0000 + self.0 * 4096)
+    }
+
+    /// The frame of an entry.
+    pub(crate) fn of(entry: Entry) -> Self {
+        Self(u64::try_from(entry.pfn().0).unwrap())
+    }
+
+    /// Its number, for an entry.
+    pub(crate) fn pfn(self) -> Pfn {
+        Pfn(usize::try_from(self.0).unwrap())
     }
 
     /// The frame at a bus address.
@@ -34,25 +45,6 @@ pub(crate) enum Protection {
     Write,
 }
 
-/// A page of a region, as its mirror knows it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mirrored {
-    pub(crate) frame: Frame,
-    pub(crate) access: Access,
-    pub(crate) mapped: bool,
-    pub(crate) leaving: bool,
-}
-
-impl Mirrored {
-    pub(crate) fn state(&self) -> PageState {
-        match (self.leaving, self.mapped) {
-            (true, _) => PageState::Leaving,
-            (false, true) => PageState::Mapped(self.access),
-            (false, false) => PageState::Present,
-        }
-    }
-}
-
 /// A registered region.
 pub(crate) struct Mr {
     pub(crate) placement: Placement,
@@ -62,13 +54,14 @@ pub(crate) struct Mr {
     /// Found by [`mlx5_odp::Driver::region`].
     pub(crate) known: bool,
     pub(crate) revoked: bool,
-    pub(crate) sequence: u64,
+    /// The notifier's sequence.
+    pub(crate) sequence: usize,
     /// Invalidations running.
     pub(crate) invalidating: u32,
-    pub(crate) mirror: BTreeMap<PageIndex, Mirrored>,
+    /// The mirror, by page.
+    pub(crate) entries: Vec<Entry>,
     /// Pages mapped for DMA, counted as the C ABI's `npages` is.
     pub(crate) mapped: i64,
-    pub(crate) kept: BTreeSet<PageIndex>,
     pub(crate) faults: u64,
     pub(crate) faults_handled: u64,
     pub(crate) prefetched: u64,
@@ -89,6 +82,8 @@ pub(crate) struct Trouble {
     pub(crate) no_retry_check: bool,
     /// The number of a zap that is skipped.
     pub(crate) skip_zap: Option<u64>,
+    /// Something else of the region is invalidated before every range fault.
+    pub(crate) restless: bool,
 }
 
 /// All there is.
@@ -100,12 +95,17 @@ pub(crate) struct World {
     pub(crate) present: BTreeMap<u64, Frame>,
     pub(crate) dirty: BTreeSet<Frame>,
     pub(crate) freed: BTreeSet<Frame>,
+    /// Frames with a reference, which are not freed with their page.
+    pub(crate) held: BTreeSet<Frame>,
     pub(crate) next_frame: u64,
     pub(crate) mrs: BTreeMap<u32, Mr>,
     /// The device's tables.
     pub(crate) tables: BTreeMap<(u32, PageIndex), (DmaAddr, MttAccess)>,
     pub(crate) enabled: BTreeSet<u32>,
     pub(crate) resumes: Vec<PageFaultResume>,
+    pub(crate) queues_held: u32,
+    /// As it was when the last access was resumed.
+    pub(crate) queues_held_at_resume: u32,
     pub(crate) reports: Vec<Report>,
     pub(crate) backoffs: u32,
     pub(crate) gave_back: u32,
@@ -134,10 +134,12 @@ impl World {
         })
     }
 
-    /// Frees the frame behind a page.
+    /// Takes a page from the process; its frame becomes free unless somebody holds it.
     pub(crate) fn free(&mut self, page: u64) {
         if let Some(frame) = self.present.remove(&page) {
-            self.freed.insert(frame);
+            if !self.held.contains(&frame) {
+                self.freed.insert(frame);
+            }
         }
     }
 
