@@ -1,6 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Every field that the model knows lies where the kernel's `mlx5_ifc.h` puts it.
+//! The model speaks what the kernel's headers say: fields, numbers, and whole structures.
+//!
+//! Where a number is private to the model, `driver` finds it out: it knows the headers and
+//! nothing else, and looks at what the device makes of what it sends.
+
+#[path = "ifc/driver.rs"]
+mod driver;
+#[path = "ifc/numbers.rs"]
+mod numbers;
+#[path = "ifc/qp.rs"]
+mod qp_context;
+#[path = "ifc/queues.rs"]
+mod queues;
+#[path = "ifc/status.rs"]
+mod status;
 
 use connectx::{ifc, qp};
 
