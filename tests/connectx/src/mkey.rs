@@ -86,28 +86,30 @@ impl MKey {
         va | self.page_mask()
     }
 
-    /// Entries that the range needs, 0 where that cannot be said.
-    pub fn entries_needed(&self) -> u64 {
-        let log = self.log_page_size();
-        let Some(last) = self.mkc.len.checked_sub(1).filter(|_| !self.mkc.length64) else {
-            return 0;
-        };
-        match self.mkc.access_mode {
-            AccessMode::Mtt => {
-                let end = self.start().saturating_add(last);
-                (end >> log) - (self.start() >> log) + 1
-            }
-            AccessMode::Ksm => (last >> log) + 1,
-            _ => 0,
-        }
-    }
-
-    /// Entries that its table has room for.
-    pub fn entries(&self) -> u64 {
-        match self.mkc.access_mode {
+    /// Whether `mkc`, if it were the context, would be in use and span more than the table
+    /// can translate.
+    pub fn too_short_for(&self, mkc: &Mkc) -> bool {
+        let room = match mkc.access_mode {
             AccessMode::Mtt => self.xlt.capacity(Mtt::LEN),
             _ => self.xlt.capacity(Klm::LEN),
+        };
+        !mkc.free && entries_needed(mkc) > room
+    }
+}
+
+/// Entries that the range needs, 0 where that cannot be said.
+fn entries_needed(mkc: &Mkc) -> u64 {
+    let log = mkc.log_page_size.get();
+    let Some(last) = mkc.len.checked_sub(1).filter(|_| !mkc.length64) else {
+        return 0;
+    };
+    match mkc.access_mode {
+        AccessMode::Mtt => {
+            let start = mkc.start_addr.get();
+            (start.saturating_add(last) >> log) - (start >> log) + 1
         }
+        AccessMode::Ksm => (last >> log) + 1,
+        _ => 0,
     }
 }
 

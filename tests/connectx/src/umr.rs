@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use firmware_cmds::umr::{UmrWqe, UmrXlt, UMR_ALIGN};
+use firmware_cmds::umr::{MkeyMask, UmrWqe, UmrXlt, UMR_ALIGN};
 use firmware_cmds::wqe::{DataSeg, SendTransport, SendWqe};
 use firmware_cmds::{AccessMode, LogPageSize, Mkc};
 
@@ -21,6 +21,28 @@ use crate::mkey::{Access, MKey, Target, WalkError};
 use crate::qp::ServiceType;
 use crate::transport::{Failure, Op, Outcome};
 
+/// Fields of an MKey that a UMR may change. Of those that `MLX5_MKEY_MASK_*` names, the
+/// capabilities offer no signatures (EN_SIGERR, BSF_EN) and no relaxed ordering.
+const SUPPORTED_MASK: MkeyMask = MkeyMask::new()
+    .with_len(true)
+    .with_page_size(true)
+    .with_page_size_5(true)
+    .with_start_addr(true)
+    .with_pd(true)
+    .with_en_rinval(true)
+    .with_key(true)
+    .with_qpn(true)
+    .with_lr(true)
+    .with_lw(true)
+    .with_rr(true)
+    .with_rw(true)
+    .with_a(true)
+    .with_small_fence(true)
+    .with_free(true);
+
+/// Flags of the UMR control segment without a meaning.
+const UNKNOWN_FLAGS: u8 = 0x07;
+
 /// What is wrong with a UMR.
 #[derive(Debug)]
 enum Refused {
@@ -30,6 +52,8 @@ enum Refused {
     NotEnabled,
     Free,
     NotFree,
+    OtherQp,
+    UnknownFlags(u8),
     UnknownMask(u64),
     Unaligned,
     BeyondTable,
@@ -46,9 +70,11 @@ impl fmt::Display for Refused {
             Self::NotEnabled => f.write_str("UMR is not enabled for the MKey"),
             Self::Free => f.write_str("the MKey is free"),
             Self::NotFree => f.write_str("the MKey is not free"),
+            Self::OtherQp => f.write_str("the MKey belongs to another QP"),
+            Self::UnknownFlags(bits) => write!(f, "unknown flags {bits:#x}"),
             Self::UnknownMask(bits) => write!(f, "unknown mask bits {bits:#x}"),
             Self::Unaligned => f.write_str("offset or length of the list is unaligned"),
-            Self::BeyondTable => f.write_str("offset beyond the translation table"),
+            Self::BeyondTable => f.write_str("beyond the translation table"),
             Self::List(error) => write!(f, "translation list: {error:?}"),
             Self::Dma(error) => write!(f, "translation list: {error}"),
         }
@@ -70,7 +96,7 @@ impl Device {
             self.journal.note(format_args!("knob: failed a UMR"));
             return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
         }
-        if let Err(refused) = self.execute_umr(op) {
+        if let Err(refused) = self.execute_umr(qpn, op) {
             self.violation(format_args!(
                 "UMR of MKey {} on QP {qpn}: {refused}",
                 op.request.ctrl.mkey()
@@ -85,31 +111,17 @@ impl Device {
         Outcome::Done
     }
 
-    fn execute_umr(&mut self, op: &Op) -> Result<(), Refused> {
+    /// Checks everything first: a UMR that is refused changes nothing.
+    fn execute_umr(&mut self, qpn: Qpn, op: &Op) -> Result<(), Refused> {
         let wqe = SendWqe::parse(&op.request.bytes, SendTransport::Connected)
             .and_then(|wqe| UmrWqe::parse(&wqe))
             .map_err(|_| Refused::Malformed)?;
         let key = wqe.ctrl.mkey();
-        let mask = wqe.umr.mkey_mask;
         let mkey = self
             .mkeys
             .get(key.index().get())
             .ok_or(Refused::UnknownMkey)?;
-        if mask.unknown() != 0 {
-            return Err(Refused::UnknownMask(mask.unknown()));
-        }
-        if mkey.mkc.variant != key.variant() && !mask.key() {
-            return Err(Refused::Variant);
-        }
-        if !mkey.mkc.umr_en {
-            return Err(Refused::NotEnabled);
-        }
-        if wqe.umr.flags.check_free() && mkey.mkc.free {
-            return Err(Refused::Free);
-        }
-        if wqe.umr.flags.check_not_free() && !mkey.mkc.free {
-            return Err(Refused::NotFree);
-        }
+        check(&wqe, mkey, qpn)?;
         let fetched;
         let list = match wqe.xlt {
             UmrXlt::None => &[][..],
@@ -124,32 +136,30 @@ impl Device {
         if list.len() % UMR_ALIGN != 0 || offset.bytes() % align != 0 {
             return Err(Refused::Unaligned);
         }
+        let mut mkc = mkey.mkc;
+        apply(&mut mkc, &wqe);
+        if !mkey.xlt.takes(offset.get(), list.len()) || mkey.too_short_for(&mkc) {
+            return Err(Refused::BeyondTable);
+        }
         let Some(mkey) = self.mkeys.get_mut(key.index().get()) else {
             return Err(Refused::UnknownMkey);
         };
+        mkey.mkc = mkc;
         if !list.is_empty() {
-            let changed = mkey
-                .xlt
-                .write(offset.get(), list)
-                .ok_or(Refused::BeyondTable)?;
+            let changed = mkey.xlt.write(offset.get(), list);
             self.counters.umr_xlt_updates += 1;
-            if mkey.mkc.access_mode == AccessMode::Mtt {
+            if mkc.access_mode == AccessMode::Mtt {
                 self.counters.mtts_set += changed.set;
                 self.counters.mtts_cleared += changed.cleared;
             }
         }
-        apply(&mut mkey.mkc, &wqe);
-        let short = too_short(mkey);
         self.journal.trace(format_args!(
             "umr mkey={key} flags={:?} mask={:#x} xlt {} octowords at {}",
             wqe.umr.flags,
-            mask.get(),
+            wqe.umr.mkey_mask.get(),
             wqe.umr.xlt_octowords,
             offset.get()
         ));
-        if short {
-            return Err(Refused::BeyondTable);
-        }
         Ok(())
     }
 
@@ -180,6 +190,30 @@ impl Device {
             at = end;
         }
         Ok(list)
+    }
+}
+
+/// What a UMR must respect of its MKey, the translation table aside.
+fn check(wqe: &UmrWqe<'_>, mkey: &MKey, qpn: Qpn) -> Result<(), Refused> {
+    let (flags, mask) = (wqe.umr.flags, wqe.umr.mkey_mask);
+    let unknown_flags = flags.into_bits() & UNKNOWN_FLAGS;
+    let unknown_mask = mask.get() & !SUPPORTED_MASK.get();
+    if unknown_flags != 0 {
+        Err(Refused::UnknownFlags(unknown_flags))
+    } else if unknown_mask != 0 {
+        Err(Refused::UnknownMask(unknown_mask))
+    } else if mkey.mkc.variant != wqe.ctrl.mkey().variant() && !mask.key() {
+        Err(Refused::Variant)
+    } else if !mkey.mkc.umr_en {
+        Err(Refused::NotEnabled)
+    } else if flags.check_free() && mkey.mkc.free {
+        Err(Refused::Free)
+    } else if flags.check_not_free() && !mkey.mkc.free {
+        Err(Refused::NotFree)
+    } else if flags.check_qpn() && !mkey.belongs_to(Some(qpn)) {
+        Err(Refused::OtherQp)
+    } else {
+        Ok(())
     }
 }
 
@@ -232,18 +266,7 @@ fn apply(mkc: &mut Mkc, wqe: &UmrWqe<'_>) {
     if mask.small_fence() {
         mkc.small_fence_on_rdma_read_response = new.small_fence_on_rdma_read_response;
     }
-    if mask.relaxed_ordering_write() {
-        mkc.relaxed_ordering_write = new.relaxed_ordering_write;
-    }
-    if mask.relaxed_ordering_read() {
-        mkc.relaxed_ordering_read = new.relaxed_ordering_read;
-    }
     if mask.free() {
         mkc.free = new.free;
     }
-}
-
-/// Whether an MKey in use spans more than its table can translate.
-pub(crate) fn too_short(mkey: &MKey) -> bool {
-    !mkey.mkc.free && mkey.entries_needed() > mkey.entries()
 }

@@ -11,7 +11,6 @@ use super::{CmdResult, CmdStatus, Command};
 use crate::device::Device;
 use crate::mkey::xlt::OCTWORD;
 use crate::mkey::MKey;
-use crate::umr::too_short;
 
 /// Octwords of the largest table: 2^20 of them translate 8 GiB by MTTs of 4 KiB.
 const MAX_OCTWORDS: u32 = 1 << 24;
@@ -35,14 +34,16 @@ fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         .ok_or(CmdStatus::BadParam)?;
     let list = list.get(..len).ok_or(CmdStatus::BadInputLen)?;
     let mut mkey = MKey::new(create.mkc);
-    mkey.xlt.write(0, list);
-    if too_short(&mkey) {
+    if !mkey.xlt.takes(0, list.len()) || mkey.too_short_for(&create.mkc) {
         device.violation(format_args!(
-            "CREATE_MKEY of {:#x} bytes with {} octwords",
-            mkey.mkc.len, mkey.mkc.translations_octword_size
+            "CREATE_MKEY of {:#x} bytes with {} octwords, {} of them given",
+            create.mkc.len,
+            create.mkc.translations_octword_size,
+            create.translations_octword_actual_size
         ));
         return Err(CmdStatus::BadParam.into());
     }
+    mkey.xlt.write(0, list);
     let index = device.mkeys.insert(mkey).ok_or(CmdStatus::NoResources)?;
     let out = CreateMkeyOut {
         header: OutHeader::OK,

@@ -7,7 +7,7 @@ use crate::buffer::QueueBuffer;
 use crate::device::Device;
 use crate::ids::Qpn;
 use crate::qp::context::{self as qpc, QpContext, QPC_LEN};
-use crate::qp::transition::Transition;
+use crate::qp::transition::{Refused, Transition};
 use crate::qp::{buffer_layout, Qp};
 
 /// Number of the QP, in bits 23:0.
@@ -57,10 +57,16 @@ fn modify(device: &mut Device, input: &[u8], transition: Transition) -> CmdResul
     let qpn = qpn(input);
     let new = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInputLen)?;
     let qp = device.qps.get_mut(qpn).ok_or(CmdStatus::BadRes)?;
-    let target = transition
-        .apply(&mut qp.context, qp.state, word(input, OPT_MASK), &new)
-        .map_err(|_| CmdStatus::BadQpState)?;
-    qp.state = target;
+    match transition.apply(&mut qp.context, qp.state, word(input, OPT_MASK), &new) {
+        Ok(target) => qp.state = target,
+        Err(Refused::BadState) => return Err(CmdStatus::BadQpState.into()),
+        Err(Refused::UnknownBits(bits)) => {
+            device.journal.note(format_args!(
+                "QP {qpn}: {transition:?} with unknown optional parameters {bits:#x}"
+            ));
+            return Err(CmdStatus::BadParam.into());
+        }
+    }
     // What was posted before may now be executed.
     device.qps.wake(qpn);
     Ok(())

@@ -153,6 +153,14 @@ fn query_xrc_srq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult
 }
 
 fn modify_rmp(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    // `rmp_bitmask`: only `lwm` can be modified, the last of its 64 bits.
+    let (high, low) = (word(input, 0x10), word(input, 0x14) & !1);
+    if high != 0 || low != 0 {
+        dev.journal.note(format_args!(
+            "MODIFY_RMP: unknown bits {high:#x}:{low:#x} in the mask"
+        ));
+        return Err(CmdStatus::BadParam.into());
+    }
     let lwm = rmpc::LWM.get(&input[RMP_CONTEXT..]);
     let srq = find(dev, modify_rmp_in::RMPN.get32(input), false)?;
     if modify_rmp_in::BITMASK_LWM.is_set(input) {

@@ -9,6 +9,9 @@ use crate::guest::to_u64;
 /// Bytes of one octword, the unit in which the firmware counts an XLT.
 pub const OCTWORD: usize = 16;
 
+/// Octwords to a multiple of which the driver pads its lists.
+const PAD: u64 = 4;
+
 /// The translation entries of one MKey, as the bytes that were written.
 ///
 /// Storage grows with what is written; entries never written read as zero, so an
@@ -65,17 +68,23 @@ impl Xlt {
         output[..len].copy_from_slice(&self.bytes[..len]);
     }
 
-    /// Writes `bytes` from octword `offset` on and compares MTT by MTT.
+    /// Whether a list of `len` bytes may be written from octword `offset` on.
     ///
-    /// What falls beyond the end is dropped: the driver pads its lists to 64
-    /// bytes (kernel `drivers/infiniband/hw/mlx5/umr.c:mlx5r_umr_get_xlt_octo`).
-    /// Returns `None` if nothing at all falls inside the table.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Option<Changed> {
-        if offset >= u64::from(self.octwords) {
-            return None;
-        }
-        let at = usize::try_from(offset).ok()?.checked_mul(OCTWORD)?;
-        let room = usize::try_from(self.octwords).ok()? * OCTWORD - at;
+    /// It may overhang the table as far as the driver pads its lists, to 64 bytes (kernel
+    /// `drivers/infiniband/hw/mlx5/umr.c:mlx5r_umr_get_xlt_octo`).
+    pub fn takes(&self, offset: u64, len: usize) -> bool {
+        let room = u64::from(self.octwords).next_multiple_of(PAD);
+        let end = offset.checked_add(to_u64(len.div_ceil(OCTWORD)));
+        end.is_some_and(|end| end <= room)
+    }
+
+    /// Writes `bytes` from octword `offset` on and compares MTT by MTT. What falls beyond
+    /// the end is dropped: see [`Xlt::takes`].
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Changed {
+        let table = to_u64(OCTWORD) * u64::from(self.octwords);
+        let at = table.min(offset.saturating_mul(to_u64(OCTWORD)));
+        let room = usize::try_from(table - at).unwrap_or(usize::MAX);
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
         let bytes = &bytes[..bytes.len().min(room)];
         if self.bytes.len() < at + bytes.len() {
             self.bytes.resize(at + bytes.len(), 0);
@@ -90,7 +99,7 @@ impl Xlt {
             }
         }
         old.copy_from_slice(bytes);
-        Some(changed)
+        changed
     }
 }
 
@@ -103,23 +112,37 @@ mod tests {
     #[test]
     fn padding_beyond_the_table_is_dropped() {
         let mut xlt = Xlt::new(1);
-        let changed = xlt.write(0, &[1; 64]).unwrap();
+        assert!(xlt.takes(0, 64));
+        let changed = xlt.write(0, &[1; 64]);
         assert_eq!(changed, Changed { set: 2, cleared: 0 });
         assert!(xlt.entry::<Mtt>(1).unwrap().access().read);
         assert_eq!(xlt.entry::<Mtt>(2), None);
-        assert_eq!(xlt.write(1, &[1; 16]), None);
+        assert_eq!(xlt.write(1, &[1; 16]), Changed::default());
+    }
+
+    #[test]
+    fn a_list_overhangs_by_no_more_than_its_padding() {
+        for (octwords, room) in [(0, 0), (1, 4), (4, 4), (5, 8)] {
+            let xlt = Xlt::new(octwords);
+            for offset in 0..=room {
+                let len = usize::try_from(room - offset).unwrap() * OCTWORD;
+                assert!(xlt.takes(offset, len), "{octwords} {offset} {len}");
+                assert!(!xlt.takes(offset, len + 1), "{octwords} {offset} {len}");
+            }
+            assert!(!xlt.takes(u64::MAX, 16));
+        }
     }
 
     #[test]
     fn unwritten_entries_are_zero_and_changes_are_counted_once() {
         let mut xlt = Xlt::new(8);
         assert_eq!(xlt.entry::<Ksm>(7), Some(Ksm::default()));
-        xlt.write(4, &[7; 16]).unwrap();
+        xlt.write(4, &[7; 16]);
         assert_eq!(xlt.entry::<Mtt>(0), Some(Mtt::NOT_PRESENT));
-        assert_eq!(xlt.write(4, &[7; 16]), Some(Changed::default()));
+        assert_eq!(xlt.write(4, &[7; 16]), Changed::default());
         let mut half = [7; 16];
         half[8..].fill(0);
-        let changed = xlt.write(4, &half).unwrap();
+        let changed = xlt.write(4, &half);
         assert_eq!(changed, Changed { set: 0, cleared: 1 });
     }
 }

@@ -73,6 +73,13 @@ const OPTIONAL: &[(u32, Field)] = &[
     (optpar::COUNTER_SET_ID, qpc::COUNTER_SET_ID),
 ];
 
+/// Optional-parameter bits that say something. The others of `mlx5_qp_optpar` belong to
+/// what the capabilities do not offer (LAG, DC, packet pacing).
+fn known_bits() -> u32 {
+    let paths = optpar::PRIMARY_ADDR_PATH | optpar::ALT_ADDR_PATH;
+    OPTIONAL.iter().fold(paths, |known, &(bit, _)| known | bit)
+}
+
 const RST_TO_INIT: &[Field] = &[
     qpc::PM_STATE,
     qpc::PD,
@@ -107,17 +114,22 @@ const RTR_TO_RTS: &[Field] = &[
     qpc::LOG_SRA_MAX,
 ];
 
-/// The state a command found the QP in does not allow it.
+/// Why a transition is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadState;
+pub enum Refused {
+    /// The state the command found the QP in does not allow it.
+    BadState,
+    /// Optional-parameter bits that nobody knows.
+    UnknownBits(u32),
+}
 
 impl Transition {
     /// The state a QP in `from` is in afterwards.
     ///
     /// # Errors
     ///
-    /// [`BadState`] if the transition does not start at `from`.
-    fn target(self, from: QpState) -> Result<QpState, BadState> {
+    /// [`Refused::BadState`] if the transition does not start at `from`.
+    fn target(self, from: QpState) -> Result<QpState, Refused> {
         use QpState::{Init, Rst, Rtr, Rts, SqDrained, SqErr};
         match (self, from) {
             (Self::RstToInit, Rst) | (Self::InitToInit, Init) => Ok(Init),
@@ -126,7 +138,7 @@ impl Transition {
             | (Self::RtsToRts, Rts)
             | (Self::SqErrToRts, SqErr)
             | (Self::SqdToRts, SqDrained) => Ok(Rts),
-            _ => Err(BadState),
+            _ => Err(Refused::BadState),
         }
     }
 
@@ -135,16 +147,19 @@ impl Transition {
     ///
     /// # Errors
     ///
-    /// [`BadState`] if the transition does not start at the state of `context`,
-    /// which is then unchanged.
+    /// [`Refused`]; `context` is then unchanged.
     pub fn apply(
         self,
         context: &mut QpContext,
         from: QpState,
         opt_mask: u32,
         new: &QpContext,
-    ) -> Result<QpState, BadState> {
+    ) -> Result<QpState, Refused> {
         let target = self.target(from)?;
+        let unknown = opt_mask & !known_bits();
+        if unknown != 0 {
+            return Err(Refused::UnknownBits(unknown));
+        }
         let always: &[Field] = match self {
             Self::RstToInit => RST_TO_INIT,
             Self::InitToRtr => INIT_TO_RTR,
@@ -232,13 +247,20 @@ mod tests {
     }
 
     #[test]
-    fn transition_from_another_state_changes_nothing() {
+    fn a_refused_transition_changes_nothing() {
         let mut context = at(QpState::Rst);
         let before = context.clone();
         let mut new = QpContext::zeroed();
         new.set(qpc::MTU, 3);
-        let done = Transition::InitToRtr.apply(&mut context, QpState::Rst, u32::MAX, &new);
-        assert_eq!(done, Err(BadState));
+        let done = Transition::InitToRtr.apply(&mut context, QpState::Rst, 0, &new);
+        assert_eq!(done, Err(Refused::BadState));
+        assert_eq!(context, before);
+        let mut context = at(QpState::Init);
+        let before = context.clone();
+        let lag_tx_aff = 1 << 15;
+        let mask = optpar::RRE | optpar::ALT_ADDR_PATH | lag_tx_aff;
+        let done = Transition::InitToRtr.apply(&mut context, QpState::Init, mask, &new);
+        assert_eq!(done, Err(Refused::UnknownBits(lag_tx_aff)));
         assert_eq!(context, before);
     }
 

@@ -428,6 +428,36 @@ fn unsignalled_work_completes_silently_and_fails_loudly() {
 }
 
 #[test]
+fn unknown_optional_parameters_are_refused() {
+    let mut t = pair();
+    let mut input = vec![0; 0x110];
+    input[..2].copy_from_slice(&0x505_u16.to_be_bytes());
+    input[8..12].copy_from_slice(&t.a.qpn.to_be_bytes());
+    for (mask, status) in [(0xf, 0), (0x8000, 3), (1 << 31, 3)] {
+        input[0x10..0x14].copy_from_slice(&u32::to_be_bytes(mask));
+        assert_eq!(t.rig.status(&input), status, "{mask:#x}");
+    }
+    let lines = t.rig.journal.lock().unwrap().join("\n");
+    assert!(
+        lines.contains("unknown optional parameters 0x8000"),
+        "{lines}"
+    );
+}
+
+#[test]
+fn unknown_bits_of_modify_rmp_are_refused() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let mut input = vec![0; 0x200];
+    input[..2].copy_from_slice(&0x90d_u16.to_be_bytes());
+    // No such RMP; it is not looked for if the mask is wrong.
+    for (at, bit, status) in [(0x17, 1, 5), (0x17, 2, 3), (0x10, 0x80, 3)] {
+        input[at] = bit;
+        assert_eq!(rig.status(&input), status, "{at:#x}");
+        input[at] = 0;
+    }
+}
+
+#[test]
 fn commands_on_qps() {
     let mut rig = Rig::new(Scheme::Memory);
     let qp = rig.create_qp(0);

@@ -3,9 +3,10 @@
 //! UMR: masks, lists, checks, and the latency knob.
 
 use connectx::Scheme;
+use firmware_cmds::mkey::CreateMkeyIn;
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess};
+use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, Wire};
 
 use crate::rig::{data, mtt, raddr, Rig};
 
@@ -123,6 +124,8 @@ fn what_a_driver_must_not_do() {
     let not_free = UmrFlags::new().with_check_not_free(true);
     let none = MkeyMask::new();
     let unknown = MkeyMask::from_bits((1_u64 << 2).into());
+    let odd_flag = UmrFlags::from_bits(1 << 2);
+    let check_qpn = UmrFlags::new().with_check_qpn(true);
     let present = [mtt(0x1000, RW); 8];
     type Case<'a> = (
         &'a str,
@@ -133,9 +136,29 @@ fn what_a_driver_must_not_do() {
         fn(Mkey) -> Mkey,
     );
     let same: fn(Mkey) -> Mkey = |key| key;
-    let cases: [Case<'_>; 6] = [
+    let not_offered = [
+        none.with_en_sigerr(true),
+        none.with_bsf_en(true),
+        none.with_relaxed_ordering_write(true),
+        none.with_relaxed_ordering_read(true),
+    ];
+    let not_offered: Vec<Case<'_>> = not_offered
+        .into_iter()
+        .map(|mask| -> Case<'_> { ("unknown mask bits", not_free, mask, 0, &[], same) })
+        .collect();
+    let cases: [Case<'_>; 9] = [
         ("the MKey is free", free, none, 0, &[], same),
         ("unknown mask bits", not_free, unknown, 0, &[], same),
+        ("unknown flags 0x4", odd_flag, none, 0, &[], same),
+        ("another QP", check_qpn, none, 0, &[], same),
+        (
+            "beyond the translation table",
+            not_free,
+            none,
+            8,
+            &present,
+            same,
+        ),
         (
             "beyond the translation table",
             not_free,
@@ -152,9 +175,11 @@ fn what_a_driver_must_not_do() {
             Mkey::new(key.get() ^ 1)
         }),
     ];
-    for (why, flags, mask, first, list, which) in cases {
+    for (why, flags, mask, first, list, which) in cases.into_iter().chain(not_offered) {
         let mut rig = Rig::new(Scheme::Memory);
         let key = free_mkey(&mut rig, 4);
+        let mkey = rig.device.mkeys.get_mut(key.index().get()).unwrap();
+        mkey.mkc.qpn = firmware_cmds::Qpn::new(0x40_0000).unwrap();
         rig.post_umr(which(key), flags, mask, &Mkc::default(), first, list);
         let done = rig.run();
         assert_eq!((done[0].opcode, done[0].syndrome), (0xd, 2), "{why}");
@@ -182,9 +207,48 @@ fn a_range_longer_than_the_table() {
     mkc.free = false;
     mkc.len = 0x2001;
     let mask = MkeyMask::new().with_free(true).with_len(true);
-    rig.post_umr(key, UmrFlags::new(), mask, &mkc, 0, &[]);
+    let before = mkc_of(&rig, key);
+    rig.post_umr(key, UmrFlags::new(), mask, &mkc, 0, &[mtt(0x1000, RW); 2]);
     assert_eq!(rig.run()[0].opcode, 0xd);
     assert!(rig.violations()[0].contains("beyond the translation table"));
+    // Nothing of it was done.
+    assert_eq!(mkc_of(&rig, key), before);
+    let xlt = &rig.device.mkeys.get(key.index().get()).unwrap().xlt;
+    assert_eq!(xlt.entry(0), Some(Mtt::NOT_PRESENT));
+    assert_eq!(rig.device.counters.mtts_set, 0);
+}
+
+#[test]
+fn a_list_that_overhangs_its_table_is_refused_and_its_padding_is_not() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let key = free_mkey(&mut rig, 5);
+    let none = Mkc::default();
+    let (flags, mask) = (UmrFlags::new(), MkeyMask::new());
+    let list = [mtt(0x1000, RW); 16];
+    rig.umr_ok(key, flags, mask, &none, 0, &list);
+    assert_eq!(rig.device.counters.mtts_set, 10);
+    rig.post_umr(key, flags, mask, &none, 8, &list);
+    assert_eq!(rig.run()[0].opcode, 0xd);
+    assert!(rig.violations()[0].contains("beyond the translation table"));
+    assert_eq!(rig.device.counters.mtts_set, 10);
+}
+
+#[test]
+fn create_mkey_with_more_than_its_table_is_refused() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let mut create = CreateMkeyIn {
+        mkc: rig.mkc(AccessMode::Mtt),
+        translations_octword_actual_size: 4,
+        ..CreateMkeyIn::default()
+    };
+    for (octwords, status) in [(1, 0), (0, 3)] {
+        create.mkc.translations_octword_size = octwords;
+        let mut input = vec![0; CreateMkeyIn::LEN];
+        create.emit(&mut input).unwrap();
+        input.extend([0; 64]);
+        assert_eq!(rig.status(&input), status, "{octwords}");
+    }
+    assert_eq!(rig.violations().len(), 1);
 }
 
 #[test]
