@@ -211,6 +211,38 @@ fn knobs_delay_fail_and_drop_one_opcode() {
 }
 
 #[test]
+fn a_slot_runs_once_however_often_it_is_rung() {
+    let mut rig = Rig::new();
+    let input = command(0x800, 0, 16);
+    rig.post(Post::new(&input, 16));
+    rig.settle();
+    // The slot is software's again.
+    rig.write32(0x18, 1);
+    rig.settle();
+    assert_eq!(rig.device.domains.pds.len(), 1);
+    // A command that is put off, and rung again before its time.
+    rig.device.knobs.command_delay_ms = 20;
+    rig.post(Post::new(&input, 16));
+    rig.settle();
+    let at = |rig: &mut Rig, ms| {
+        rig.now = Duration::from_millis(ms);
+        rig.settle();
+        rig.answer(0, 16).map(|answer| answer.status())
+    };
+    assert_eq!(at(&mut rig, 10), None);
+    rig.write32(0x18, 1);
+    assert_eq!(at(&mut rig, 15), None);
+    assert_eq!(at(&mut rig, 20), Some(0));
+    // The next command in the slot has all of its time.
+    rig.post(Post::new(&input, 16));
+    assert_eq!(at(&mut rig, 20), None);
+    assert_eq!(at(&mut rig, 39), None);
+    assert_eq!(at(&mut rig, 40), Some(0));
+    assert_eq!(rig.device.domains.pds.len(), 3);
+    assert_eq!(rig.device.journal.violation_count(), 0);
+}
+
+#[test]
 fn registers_of_the_init_segment() {
     let mut rig = Rig::new();
     assert_eq!(rig.read32(0x0), 43 << 16 | 28);

@@ -1,20 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The command queue: slots, mailboxes, dispatch and completion (`mlx5_core/cmd.c`).
+//! The command queue: slots, mailboxes, delivery and completion (`mlx5_core/cmd.c`).
 
-mod access_reg;
-mod cq;
-pub mod domain;
-mod eq;
-mod hca;
-pub mod mkey;
-pub mod pagefault;
-pub mod qp;
-mod srq;
-mod vport;
-
-use std::fmt;
-
+use super::{word, CmdStatus};
 use crate::device::{Device, Work};
 use crate::event::{event_type, Eqe};
 use crate::guest::DmaError;
@@ -28,165 +16,6 @@ pub const LOG_STRIDE: u8 = 6;
 
 /// Longest input or output in bytes: page lists of the largest queues fit.
 const MAX_LEN: usize = 4 << 20;
-
-/// Status of a command, byte 0 of its output (`enum` in `include/linux/mlx5/device.h`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum CmdStatus {
-    /// Done.
-    Ok = 0x00,
-    /// The device failed.
-    InternalErr = 0x01,
-    /// No such command, or not with this modifier.
-    BadOp = 0x02,
-    /// A parameter out of its range.
-    BadParam = 0x03,
-    /// Not in this state of the function.
-    BadSysState = 0x04,
-    /// No such object.
-    BadRes = 0x05,
-    /// Something else still uses the object.
-    ResBusy = 0x06,
-    /// A limit is reached.
-    ExceedLim = 0x08,
-    /// Not in this state of the object.
-    BadResState = 0x09,
-    /// An index out of its range.
-    BadIndex = 0x0a,
-    /// No more objects of this kind.
-    NoResources = 0x0f,
-    /// Not in this state of the QP.
-    BadQpState = 0x10,
-    /// The input is too short.
-    BadInputLen = 0x50,
-    /// The output is too short.
-    BadOutputLen = 0x51,
-}
-
-/// How a command failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CmdError {
-    /// Its status.
-    pub status: CmdStatus,
-    /// Vendor's detail, which drivers print.
-    pub syndrome: u32,
-}
-
-impl CmdError {
-    /// A failure without detail.
-    #[must_use]
-    pub const fn new(status: CmdStatus) -> Self {
-        Self {
-            status,
-            syndrome: 0,
-        }
-    }
-}
-
-impl fmt::Display for CmdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}, syndrome {:#x}", self.status, self.syndrome)
-    }
-}
-
-impl std::error::Error for CmdError {}
-
-impl From<CmdStatus> for CmdError {
-    fn from(status: CmdStatus) -> Self {
-        Self::new(status)
-    }
-}
-
-/// What a command returns.
-pub type CmdResult = Result<(), CmdError>;
-
-/// Executes a command. Input and output have at least the lengths of its [`Command`];
-/// the output is zero before.
-pub type Handler = fn(&mut Device, &[u8], &mut [u8]) -> CmdResult;
-
-/// One entry of the table of commands.
-#[derive(Clone, Copy, Debug)]
-pub struct Command {
-    /// Its opcode.
-    pub opcode: u16,
-    /// Its name in `mlx5_ifc.h`, without `MLX5_CMD_OP_`.
-    pub name: &'static str,
-    /// Bytes of input it needs at least.
-    pub input: usize,
-    /// Bytes of output it needs at least.
-    pub output: usize,
-    /// What it does.
-    pub run: Handler,
-}
-
-impl Command {
-    /// An entry of the table.
-    #[must_use]
-    pub const fn new(
-        opcode: u16,
-        name: &'static str,
-        input: usize,
-        output: usize,
-        run: Handler,
-    ) -> Self {
-        Self {
-            opcode,
-            name,
-            input,
-            output,
-            run,
-        }
-    }
-}
-
-/// Every command the device has.
-const COMMANDS: &[&[Command]] = &[
-    access_reg::COMMANDS,
-    cq::COMMANDS,
-    domain::COMMANDS,
-    eq::COMMANDS,
-    hca::COMMANDS,
-    mkey::COMMANDS,
-    pagefault::COMMANDS,
-    qp::COMMANDS,
-    srq::COMMANDS,
-    vport::COMMANDS,
-];
-
-/// The command with this opcode.
-#[must_use]
-pub fn find(opcode: u16) -> Option<&'static Command> {
-    COMMANDS
-        .iter()
-        .flat_map(|table| table.iter())
-        .find(|command| command.opcode == opcode)
-}
-
-/// A big-endian word of a command. What lies beyond the end reads as 0.
-#[must_use]
-pub fn word(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    if let Some(found) = bytes.get(at..at + 4) {
-        word.copy_from_slice(found);
-    }
-    u32::from_be_bytes(word)
-}
-
-/// The operation modifier of a command, in its header.
-#[must_use]
-pub fn op_mod(input: &[u8]) -> u16 {
-    let [_, _, high, low] = word(input, 4).to_be_bytes();
-    u16::from_be_bytes([high, low])
-}
-
-/// Stores a big-endian word of a command's output.
-///
-/// # Panics
-///
-/// If it lies beyond the end: the table of commands states what a command needs.
-pub fn put_word(output: &mut [u8], at: usize, value: u32) {
-    output[at..at + 4].copy_from_slice(&value.to_be_bytes());
-}
 
 /// State of the command queue.
 #[derive(Debug, Default)]
@@ -208,6 +37,8 @@ const MAILBOX_NEXT: u64 = 560;
 const MAILBOX_TOKEN: u64 = 573;
 const MAILBOX_ALIGN: u64 = 1024;
 const STATUS_OWN: u64 = 63;
+/// The bit of `status_own` that is set while the slot is the device's.
+const OWN: u8 = 1;
 
 /// Delivery status, bits 7:1 of `status_own` (`MLX5_CMD_DELIVERY_STAT_*`).
 mod delivery {
@@ -222,6 +53,8 @@ mod delivery {
 
 /// Why a command could not even be delivered.
 enum Undelivered {
+    /// The slot is not the device's.
+    NotOwned,
     /// The driver made a mistake that it is told about.
     Status(u8),
     /// Guest memory that should hold the command is not there.
@@ -263,10 +96,11 @@ impl Device {
             let bit = self.commands.rung.trailing_zeros();
             self.commands.rung &= !(1 << bit);
             let slot = u8::try_from(bit).unwrap_or(0);
-            if self.knobs.command_delay_ms > 0
-                && self.commands.delayed >> bit & 1 == 0
-                && self.knob_chooses(slot)
-            {
+            if self.commands.delayed >> bit & 1 == 1 {
+                self.journal.note(format_args!(
+                    "doorbell of command slot {slot}, whose command is already under way"
+                ));
+            } else if self.knobs.command_delay_ms > 0 && self.knob_chooses(slot) {
                 self.commands.delayed |= 1 << bit;
                 self.after_ms(self.knobs.command_delay_ms, Work::Command(slot));
             } else {
@@ -293,6 +127,9 @@ impl Device {
     fn read_entry(&self, at: Iova) -> Result<Entry, Undelivered> {
         let mut bytes = [0; ENTRY];
         self.mem.read(at, &mut bytes)?;
+        if bytes[63] & OWN == 0 {
+            return Err(Undelivered::NotOwned);
+        }
         if bytes[0] != TYPE_PCI {
             return Err(Undelivered::Status(delivery::BAD_TYPE));
         }
@@ -323,6 +160,12 @@ impl Device {
         let status = match self.deliver(at) {
             Ok(false) => return,
             Ok(true) => delivery::OK,
+            Err(Undelivered::NotOwned) => {
+                self.journal.note(format_args!(
+                    "doorbell of command slot {slot}, which software owns"
+                ));
+                return;
+            }
             Err(Undelivered::Status(status)) => {
                 self.violation(format_args!(
                     "command slot {slot}: malformed, delivery status {status:#x}"
@@ -372,50 +215,6 @@ impl Device {
         }
         self.write_output(at, &entry, &output)?;
         Ok(true)
-    }
-
-    /// Executes a command given as bytes and fills in its whole output.
-    ///
-    /// # Panics
-    ///
-    /// If `output` is shorter than a header, 8 bytes.
-    pub fn execute(&mut self, input: &[u8], output: &mut [u8]) {
-        output.fill(0);
-        let opcode = u16::try_from(word(input, 0) >> 16).unwrap_or(0);
-        self.counters.commands += 1;
-        let (name, result) = match find(opcode) {
-            None => {
-                self.counters.unknown_commands += 1;
-                self.violation(format_args!(
-                    "command {opcode:#05x} (modifier {}) is not known",
-                    op_mod(input)
-                ));
-                ("unknown", Err(CmdStatus::BadOp.into()))
-            }
-            Some(command) if input.len() < command.input => {
-                (command.name, Err(CmdStatus::BadInputLen.into()))
-            }
-            Some(command) if output.len() < command.output => {
-                (command.name, Err(CmdStatus::BadOutputLen.into()))
-            }
-            Some(command) => (command.name, (command.run)(self, input, output)),
-        };
-        if let Err(error) = result {
-            self.counters.failed_commands += 1;
-            output.fill(0);
-            output[0] = error.status as u8;
-            put_word(output, 4, error.syndrome);
-            self.journal.note(format_args!(
-                "command {name} ({opcode:#05x}) failed: {error}"
-            ));
-        }
-        self.journal.trace(format_args!(
-            "command {name} ({opcode:#05x}) in={} {:02x?} out={} {:02x?}",
-            input.len(),
-            &input[..input.len().min(32)],
-            output.len(),
-            &output[..output.len().min(16)]
-        ));
     }
 
     /// Collects the input of a command from its entry and mailboxes.

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! Commands: what every one of them has in common, and which there are.
+//!
+//! - `queue`: how they come and how they are answered.
+
+mod access_reg;
+mod cq;
+pub mod domain;
+mod eq;
+mod hca;
+mod mkey;
+mod pagefault;
+mod qp;
+mod queue;
+mod srq;
+mod vport;
+
+use std::fmt;
+
+use crate::device::Device;
+pub use queue::{Queue, LOG_SLOTS, LOG_STRIDE};
+
+/// Status of a command, byte 0 of its output (`enum` in `include/linux/mlx5/device.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum CmdStatus {
+    /// Done.
+    Ok = 0x00,
+    /// The device failed.
+    InternalErr = 0x01,
+    /// No such command, or not with this modifier.
+    BadOp = 0x02,
+    /// A parameter out of its range.
+    BadParam = 0x03,
+    /// Not in this state of the function.
+    BadSysState = 0x04,
+    /// No such object.
+    BadRes = 0x05,
+    /// Something else still uses the object.
+    ResBusy = 0x06,
+    /// A limit is reached.
+    ExceedLim = 0x08,
+    /// Not in this state of the object.
+    BadResState = 0x09,
+    /// An index out of its range.
+    BadIndex = 0x0a,
+    /// No more objects of this kind.
+    NoResources = 0x0f,
+    /// Not in this state of the QP.
+    BadQpState = 0x10,
+    /// The input is too short.
+    BadInputLen = 0x50,
+    /// The output is too short.
+    BadOutputLen = 0x51,
+}
+
+/// How a command failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CmdError {
+    /// Its status.
+    pub status: CmdStatus,
+    /// Vendor's detail, which drivers print.
+    pub syndrome: u32,
+}
+
+impl CmdError {
+    /// A failure without detail.
+    #[must_use]
+    pub const fn new(status: CmdStatus) -> Self {
+        Self {
+            status,
+            syndrome: 0,
+        }
+    }
+}
+
+impl fmt::Display for CmdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, syndrome {:#x}", self.status, self.syndrome)
+    }
+}
+
+impl std::error::Error for CmdError {}
+
+impl From<CmdStatus> for CmdError {
+    fn from(status: CmdStatus) -> Self {
+        Self::new(status)
+    }
+}
+
+/// What a command returns.
+pub type CmdResult = Result<(), CmdError>;
+
+/// Executes a command. Input and output have at least the lengths of its [`Command`];
+/// the output is zero before.
+pub type Handler = fn(&mut Device, &[u8], &mut [u8]) -> CmdResult;
+
+/// One entry of the table of commands.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Its opcode.
+    pub opcode: u16,
+    /// Its name in `mlx5_ifc.h`, without `MLX5_CMD_OP_`.
+    pub name: &'static str,
+    /// Bytes of input it needs at least.
+    pub input: usize,
+    /// Bytes of output it needs at least.
+    pub output: usize,
+    /// What it does.
+    pub run: Handler,
+}
+
+impl Command {
+    /// An entry of the table.
+    #[must_use]
+    pub const fn new(
+        opcode: u16,
+        name: &'static str,
+        input: usize,
+        output: usize,
+        run: Handler,
+    ) -> Self {
+        Self {
+            opcode,
+            name,
+            input,
+            output,
+            run,
+        }
+    }
+}
+
+/// Every command the device has.
+const COMMANDS: &[&[Command]] = &[
+    access_reg::COMMANDS,
+    cq::COMMANDS,
+    domain::COMMANDS,
+    eq::COMMANDS,
+    hca::COMMANDS,
+    mkey::COMMANDS,
+    pagefault::COMMANDS,
+    qp::COMMANDS,
+    srq::COMMANDS,
+    vport::COMMANDS,
+];
+
+/// The command with this opcode.
+#[must_use]
+pub fn find(opcode: u16) -> Option<&'static Command> {
+    COMMANDS
+        .iter()
+        .flat_map(|table| table.iter())
+        .find(|command| command.opcode == opcode)
+}
+
+/// A big-endian word of a command. What lies beyond the end reads as 0.
+#[must_use]
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    if let Some(found) = bytes.get(at..at + 4) {
+        word.copy_from_slice(found);
+    }
+    u32::from_be_bytes(word)
+}
+
+/// The operation modifier of a command, in its header.
+#[must_use]
+pub fn op_mod(input: &[u8]) -> u16 {
+    let [_, _, high, low] = word(input, 4).to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+/// Stores a big-endian word of a command's output.
+///
+/// # Panics
+///
+/// If it lies beyond the end: the table of commands states what a command needs.
+pub fn put_word(output: &mut [u8], at: usize, value: u32) {
+    output[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+impl Device {
+    /// Executes a command given as bytes and fills in its whole output.
+    ///
+    /// # Panics
+    ///
+    /// If `output` is shorter than a header, 8 bytes.
+    pub fn execute(&mut self, input: &[u8], output: &mut [u8]) {
+        output.fill(0);
+        let opcode = u16::try_from(word(input, 0) >> 16).unwrap_or(0);
+        self.counters.commands += 1;
+        let (name, result) = match find(opcode) {
+            None => {
+                self.counters.unknown_commands += 1;
+                self.violation(format_args!(
+                    "command {opcode:#05x} (modifier {}) is not known",
+                    op_mod(input)
+                ));
+                ("unknown", Err(CmdStatus::BadOp.into()))
+            }
+            Some(command) if input.len() < command.input => {
+                (command.name, Err(CmdStatus::BadInputLen.into()))
+            }
+            Some(command) if output.len() < command.output => {
+                (command.name, Err(CmdStatus::BadOutputLen.into()))
+            }
+            Some(command) => (command.name, (command.run)(self, input, output)),
+        };
+        if let Err(error) = result {
+            self.counters.failed_commands += 1;
+            output.fill(0);
+            output[0] = error.status as u8;
+            put_word(output, 4, error.syndrome);
+            self.journal.note(format_args!(
+                "command {name} ({opcode:#05x}) failed: {error}"
+            ));
+        }
+        self.journal.trace(format_args!(
+            "command {name} ({opcode:#05x}) in={} {:02x?} out={} {:02x?}",
+            input.len(),
+            &input[..input.len().min(32)],
+            output.len(),
+            &output[..output.len().min(16)]
+        ));
+    }
+}
