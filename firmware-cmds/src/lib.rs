@@ -36,7 +36,9 @@
 //!
 //! # Glossary
 //!
+//! - BSF: byte stream format, an MKey's signature descriptor.
 //! - CQE, EQE: completion / event queue entry.
+//! - DCT, DC: dynamically connected target, the transport that uses it.
 //! - DS: 16-byte unit ("data segment") in which a WQE's length is counted.
 //! - IOVA: address in the space of an MKey.
 //! - KLM, KSM: translation entry that names another MKey; KLMs carry a length each, the entries of

@@ -24,7 +24,8 @@ pub struct ByteCountWord {
 }
 
 bounded! {
-    /// Length of a data segment as it is written: 0 stands for 2 GiB.
+    /// Length of a data segment as it is written: 0 stands for 2 GiB
+    /// (kernel: `odp.c:pagefault_data_segments`).
     ByteCount(u32), 31 bits of a word
 }
 

@@ -17,6 +17,10 @@ use crate::hex;
 /// A UMR WQE in full, and that it is written as it was read.
 fn umr(bytes: &[u8], check: impl Fn(&UmrWqe<'_>)) {
     let send = SendWqe::parse(bytes, SendTransport::Connected).expect("a WQE");
+    // The transport has no part in a UMR.
+    for other in [SendTransport::XrcInitiator, SendTransport::Datagram] {
+        assert_eq!(SendWqe::parse(bytes, other), Ok(send));
+    }
     let umr = UmrWqe::parse(&send).expect("a UMR");
     assert_eq!(umr.mkc.qpn, Qpn::ANY);
     assert_eq!(umr.umr.mkey_mask.unknown(), 0);

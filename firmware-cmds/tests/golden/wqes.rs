@@ -7,7 +7,7 @@ use firmware_cmds::wqe::{
     AddressVector, AtomicSeg, ByteCount, DataSeg, RaddrSeg, RecvSges, SendTransport, SendWqe, Sge,
     SrqNextSeg, WqeOpcode, XrcSeg,
 };
-use firmware_cmds::{AccessMode, Error, Iova, Mkey, Pdn, Qpn, Srqn, Wire};
+use firmware_cmds::{Error, Iova, Mkey, Qpn, Srqn, Wire};
 
 use crate::hex;
 
@@ -249,57 +249,6 @@ const MKEY_SEG: &str = "
     00007f1234000000  0000000004000000
     00000000 00000000 00000000 00000000
     00000000 00000000 0000000c 00000000";
-
-/// What umr.c:mlx5r_umr_update_xlt posts for a page that came in: 8 MTTs at entry 0x48.
-#[test]
-fn umr_that_pages_in() {
-    let umr_seg = "50 000000 0004 0024 0000000000000000 00000000
-        00000000 00000000 00000000 00000000 00000000 00000000 00000000";
-    let data = "00000040 00000200 0000000123456000";
-    let mut bytes = wqe(0x25, 9, &[umr_seg, MKEY_SEG, data]);
-    bytes[12..16].copy_from_slice(&[0, 0, 0xa1, 0x5c]);
-    // The transport has no part in a UMR.
-    for transport in [SendTransport::Connected, SendTransport::XrcInitiator] {
-        let send = SendWqe::parse(&bytes, transport).expect("a WQE");
-        let umr = UmrWqe::parse(&send).expect("a UMR");
-        assert_eq!(umr.ctrl.mkey(), Mkey::new(0xa15c));
-        assert!(umr.umr.flags.check_free() && umr.umr.flags.translation_offset_en());
-        assert_eq!(umr.umr.xlt_offset().bytes(), 0x48 * 8);
-        assert_eq!(umr.umr.xlt_bytes(), 64);
-        assert!(umr.umr.mkey_mask.is_empty());
-        assert_eq!(
-            umr.xlt,
-            UmrXlt::Data(DataSeg {
-                byte_count: ByteCount::truncate(64),
-                lkey: Mkey::new(0x200),
-                addr: Iova::new(0x1_2345_6000),
-            })
-        );
-    }
-}
-
-/// What umr.c:mlx5r_umr_revoke_mr posts.
-#[test]
-fn umr_that_revokes() {
-    let umr_seg = "80 000000 0000 0000 0000000020000080 00000000
-        00000000 00000000 00000000 00000000 00000000 00000000 00000000";
-    let mkey_seg = "
-        40000000 ffffff5c 00000000 00000007
-        0000000000000000  0000000000000000
-        00000000 00000000 00000000 00000000
-        00000000 00000000 00000000 00000000";
-    let bytes = wqe(0x25, 8, &[umr_seg, mkey_seg]);
-    let send = SendWqe::parse(&bytes, SendTransport::Connected).expect("a WQE");
-    let umr = UmrWqe::parse(&send).expect("a UMR");
-    assert!(umr.umr.flags.inline());
-    assert!(umr.umr.mkey_mask.free() && umr.umr.mkey_mask.pd());
-    assert!(umr.mkc.free);
-    assert_eq!((umr.mkc.pd, umr.mkc.qpn), (Pdn::truncate(7), Qpn::ANY));
-    assert_eq!(
-        (umr.mkc.access_mode, umr.xlt),
-        (AccessMode::Pa, UmrXlt::None)
-    );
-}
 
 #[test]
 fn umr_with_inline_list() {
