@@ -182,6 +182,8 @@ fn eqes() {
     driver.device.raise(Eqe::for_qp(event_type, Qpn(0x12_3456)));
     let image = next(&driver, access);
     assert_eq!(image.get("data.qp_srq.qp_srq_n"), 0x12_3456);
+    driver.device.raise(Eqe::new(event_type, 7));
+    assert_eq!(next(&driver, access).get("sub_type"), 7);
     let event_type = u8::try_from(limit).unwrap();
     driver
         .device
