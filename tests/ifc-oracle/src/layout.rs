@@ -34,19 +34,11 @@ pub struct Field {
     pub offset: u64,
     /// Size in bits, of all elements if it is an array.
     pub bits: u64,
-    /// Number of elements of an array, over all dimensions; 1 if it is none. In an ifc struct the
-    /// last dimension is the field's width and does not count. A flexible array has 0.
-    pub elements: u64,
     /// It has no members of its own.
     pub leaf: bool,
 }
 
 impl Field {
-    /// The innermost name.
-    pub fn name(&self) -> &str {
-        self.path.rsplit('.').next().unwrap_or_default()
-    }
-
     /// First bit behind the field.
     pub fn end(&self) -> u64 {
         self.offset + self.bits
@@ -178,7 +170,7 @@ fn named(oracle: &Oracle, name: &str, depth: u32) -> Result<Aggregate, Error> {
 
 impl Aggregate {
     /// Adds a member of `size` bits that wants to be at a multiple of `align`.
-    fn add(&mut self, name: Option<&str>, size: u64, align: u64, elements: u64, inner: &[Field]) {
+    fn add(&mut self, name: Option<&str>, size: u64, align: u64, inner: &[Field]) {
         let align = if self.packed { 1 } else { align.max(1) };
         let offset = if self.union {
             0
@@ -194,7 +186,6 @@ impl Aggregate {
                 path: name.to_owned(),
                 offset,
                 bits: size,
-                elements,
                 leaf: inner.is_empty(),
             });
         }
@@ -215,14 +206,13 @@ impl Aggregate {
     fn add_bit_field(&mut self, name: Option<&str>, width: u64) {
         let fits = self.taken > 0 && self.taken + width <= 8;
         if self.union || !fits {
-            self.add(None, 8, 8, 1, &[]);
+            self.add(None, 8, 8, &[]);
         }
         if let Some(name) = name {
             self.fields.push(Field {
                 path: name.to_owned(),
                 offset: self.next - self.taken - width,
                 bits: width,
-                elements: 1,
                 leaf: true,
             });
         }
@@ -270,7 +260,7 @@ impl Body<'_> {
                 // struct_group(name, members): the members, whatever the name.
                 let close = matching(tokens, 1)?;
                 let inner = self.aggregate(&tokens[4..close], false, aggregate.packed)?;
-                aggregate.add(None, inner.bits, inner.align, 1, &inner.fields);
+                aggregate.add(None, inner.bits, inner.align, &inner.fields);
                 Ok(&tokens[close + 1..])
             }
             (Some("DECLARE_FLEX_ARRAY"), _) => {
@@ -278,7 +268,7 @@ impl Body<'_> {
                 let Some(Token::Word(name)) = tokens.get(close - 1) else {
                     return Err(Error::from("a flexible array without a name"));
                 };
-                aggregate.add(Some(name), 0, 1, 0, &[]);
+                aggregate.add(Some(name), 0, 1, &[]);
                 Ok(&tokens[close + 1..])
             }
             (Some(kind @ ("struct" | "union")), name) => {
@@ -329,7 +319,8 @@ impl Body<'_> {
                 None | Some((Token::Punct(":"), _)) => (None, declarator),
                 Some((other, _)) => return Err(Error(format!("unexpected {other}"))),
             };
-            let mut dimensions = Vec::new();
+            // Over all dimensions; none if the array is flexible.
+            let mut elements = 1;
             if let Some((Token::Punct(":"), width)) = rest.split_first() {
                 let width = eval(self.oracle, width)?;
                 if self.unit != 8 || inner.bits != 8 || !inner.fields.is_empty() || width > 8 {
@@ -343,30 +334,13 @@ impl Body<'_> {
                     return Err(Error(format!("unexpected {token} after a member's name")));
                 }
                 let close = matching(rest, 0)?;
-                dimensions.push(match &rest[1..close] {
+                elements *= match &rest[1..close] {
                     [] => 0,
                     length => eval(self.oracle, length)?,
-                });
+                };
                 rest = &rest[close + 1..];
             }
-            let total: u64 = dimensions.iter().product();
-            let width = if self.unit == 1 && inner.fields.is_empty() {
-                dimensions.pop()
-            } else {
-                None
-            };
-            let elements = match width {
-                // All elements of a field of no width are nothing.
-                Some(0) => 0,
-                _ => dimensions.iter().product(),
-            };
-            aggregate.add(
-                name,
-                inner.bits * total,
-                inner.align,
-                elements,
-                &inner.fields,
-            );
+            aggregate.add(name, inner.bits * elements, inner.align, &inner.fields);
         }
         Ok(&tokens[end + 1..])
     }

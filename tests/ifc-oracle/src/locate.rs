@@ -13,7 +13,7 @@ use crate::{Error, Oracle};
 /// # Errors
 ///
 /// Where it was looked for.
-pub fn find_headers() -> Result<PathBuf, Error> {
+fn find_headers() -> Result<PathBuf, Error> {
     let probe = |include: &Path| include.join("linux/mlx5/mlx5_ifc.h").is_file();
     if let Some(include) = env::var_os("MLX5_ODP_KERNEL_HEADERS") {
         let include = PathBuf::from(include);
