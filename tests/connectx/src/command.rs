@@ -131,27 +131,29 @@ impl Command {
     }
 }
 
-/// Every command the device has.
-const COMMANDS: &[&[Command]] = &[
-    access_reg::COMMANDS,
+/// Commands about the function itself.
+const FUNCTION: &[&[Command]] = &[access_reg::COMMANDS, hca::COMMANDS, vport::COMMANDS];
+
+/// Commands about objects, which exist between INIT_HCA and TEARDOWN_HCA.
+const OBJECTS: &[&[Command]] = &[
     cq::COMMANDS,
     domain::COMMANDS,
     eq::COMMANDS,
-    hca::COMMANDS,
     mkey::COMMANDS,
     pagefault::COMMANDS,
     qp::COMMANDS,
     srq::COMMANDS,
-    vport::COMMANDS,
 ];
+
+fn find_in(tables: &[&'static [Command]], opcode: u16) -> Option<&'static Command> {
+    let mut commands = tables.iter().flat_map(|table| table.iter());
+    commands.find(|command| command.opcode == opcode)
+}
 
 /// The command with this opcode.
 #[must_use]
 pub fn find(opcode: u16) -> Option<&'static Command> {
-    COMMANDS
-        .iter()
-        .flat_map(|table| table.iter())
-        .find(|command| command.opcode == opcode)
+    find_in(FUNCTION, opcode).or_else(|| find_in(OBJECTS, opcode))
 }
 
 /// A big-endian word of a command. What lies beyond the end reads as 0.
@@ -204,6 +206,9 @@ impl Device {
             }
             Some(command) if output.len() < command.output => {
                 (command.name, Err(CmdStatus::BadOutputLen.into()))
+            }
+            Some(command) if !self.hca.initialized && find_in(OBJECTS, opcode).is_some() => {
+                (command.name, Err(CmdStatus::BadSysState.into()))
             }
             Some(command) => (command.name, (command.run)(self, input, output)),
         };

@@ -153,6 +153,11 @@ impl Mkeys {
         self.by_index.get_mut(&index)
     }
 
+    /// Every MKey with its index.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &MKey)> {
+        self.by_index.iter().map(|(&index, mkey)| (index, mkey))
+    }
+
     /// Number of MKeys.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::buffer::QueueBuffer;
 use crate::fault::Token;
-use crate::ids::{Cqn, Iova, Numbers, Pdn, Qpn, Srqn};
+use crate::ids::{Cqn, Iova, Numbers, Pdn, Qpn, Srqn, Xrcdn};
 use crate::transport::Op;
 use crate::wqe::Receive;
 use context::{self as qpc, QpContext};
@@ -282,6 +282,11 @@ impl Qp {
     /// that QP is created in domain 0 (kernel `umr.c:mlx5r_umr_resource_init`).
     pub fn pd(&self) -> Option<Pdn> {
         (self.st != ServiceType::RegUmr).then(|| Pdn(self.context.get(qpc::PD)))
+    }
+
+    /// Its XRC domain, if it is of that kind: the driver writes one into every context.
+    pub fn xrcd(&self) -> Option<Xrcdn> {
+        (self.st == ServiceType::Xrc).then(|| Xrcdn(self.context.get(qpc::XRCD)))
     }
 
     /// CQ of the send queue.

@@ -27,6 +27,8 @@ const IOVA: u64 = 0x7000_0000;
 const QUEUE: u64 = 0x1000;
 const RING: u64 = 0x4000;
 const MAILBOX: u64 = 0x8000;
+const ENABLE_HCA: u16 = 0x104;
+const INIT_HCA: u16 = 0x102;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A directory of its own, removed at the end.
@@ -84,6 +86,9 @@ impl Guest {
         };
         guest.write32(0x10, 0);
         guest.write32(0x14, u32::try_from(IOVA + QUEUE).unwrap());
+        for (opcode, len) in [(ENABLE_HCA, 16), (INIT_HCA, 32)] {
+            guest.command(&command(opcode, len));
+        }
         guest
     }
 

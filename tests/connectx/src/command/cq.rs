@@ -76,6 +76,7 @@ fn cqn(input: &[u8]) -> Cqn {
 fn destroy_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
     let cqn = cqn(input);
     if dev.cq_in_use(cqn) {
+        dev.journal.note(format_args!("CQ {cqn} is still used"));
         return Err(CmdStatus::ResBusy.into());
     }
     match dev.cqs.queues.remove(&cqn) {

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::device::Device;
 use crate::ids::{Numbers, Pdn, Tdn, Uar, Xrcdn};
+use crate::qp::context as qpc;
+use crate::srq::SrqKind;
 
 /// Protection, transport and XRC domains: numbers without further state.
 #[derive(Debug)]
@@ -36,7 +38,8 @@ impl Default for Domains {
 }
 
 macro_rules! alloc_dealloc {
-    ($alloc:ident, $dealloc:ident, $handle:ident, |$dev:ident| $set:expr, $numbers:expr) => {
+    ($alloc:ident, $dealloc:ident, $handle:ident, $user:ident, |$dev:ident| $set:expr,
+     $numbers:expr) => {
         fn $alloc($dev: &mut Device, _: &[u8], output: &mut [u8]) -> CmdResult {
             let set = &$set;
             let number = $numbers
@@ -49,11 +52,17 @@ macro_rules! alloc_dealloc {
 
         fn $dealloc($dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
             let number = $handle(word(input, 8) & 0xff_ffff);
-            if $set.remove(&number) {
-                Ok(())
-            } else {
-                Err(CmdStatus::BadRes.into())
+            if !$set.contains(&number) {
+                return Err(CmdStatus::BadRes.into());
             }
+            if let Some(user) = $user($dev, number) {
+                let kind = stringify!($handle);
+                $dev.journal
+                    .note(format_args!("{kind} {number} is still used by {user}"));
+                return Err(CmdStatus::ResBusy.into());
+            }
+            $set.remove(&number);
+            Ok(())
         }
     };
 }
@@ -62,6 +71,7 @@ alloc_dealloc!(
     alloc_pd,
     dealloc_pd,
     Pdn,
+    pd_user,
     |dev| dev.domains.pds,
     dev.domains.pd_numbers
 );
@@ -69,6 +79,7 @@ alloc_dealloc!(
     alloc_td,
     dealloc_td,
     Tdn,
+    td_user,
     |dev| dev.domains.tds,
     dev.domains.td_numbers
 );
@@ -76,6 +87,7 @@ alloc_dealloc!(
     alloc_xrcd,
     dealloc_xrcd,
     Xrcdn,
+    xrcd_user,
     |dev| dev.domains.xrcds,
     dev.domains.xrcd_numbers
 );
@@ -83,6 +95,7 @@ alloc_dealloc!(
     alloc_uar,
     remove_uar,
     Uar,
+    uar_user,
     |dev| dev.uars.pages,
     dev.uars.numbers
 );
@@ -91,6 +104,47 @@ fn dealloc_uar(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     remove_uar(dev, input, output)?;
     dev.uars.forget_halves(Uar(word(input, 8) & 0xff_ffff));
     Ok(())
+}
+
+/// An object that belongs to a protection domain. An MKey that is free does not: the driver
+/// keeps such MKeys for later, whatever domain they were in.
+fn pd_user(dev: &Device, pd: Pdn) -> Option<String> {
+    let mut qps = dev.qps.iter();
+    let mut srqs = dev.srqs.queues.iter();
+    let mut mkeys = dev.mkeys.iter();
+    let qp = qps.find(|qp| Pdn(qp.context.get(qpc::PD)) == pd);
+    let srq = srqs.find(|(_, srq)| srq.pd == pd);
+    let mkey = mkeys.find(|(_, mkey)| !mkey.mkc.free && mkey.mkc.pd.get() == pd.0);
+    qp.map(|qp| format!("QP {}", qp.qpn))
+        .or_else(|| srq.map(|(srqn, _)| format!("SRQ {srqn}")))
+        .or_else(|| mkey.map(|(index, _)| format!("the MKey of index {index:#x}")))
+}
+
+/// Nothing that the model has refers to a transport domain.
+fn td_user(_: &Device, _: Tdn) -> Option<&'static str> {
+    None
+}
+
+fn xrcd_user(dev: &Device, xrcd: Xrcdn) -> Option<String> {
+    let mut qps = dev.qps.iter();
+    let mut srqs = dev.srqs.queues.iter();
+    let qp = qps.find(|qp| qp.xrcd() == Some(xrcd));
+    let srq =
+        srqs.find(|(_, srq)| matches!(srq.kind, SrqKind::Xrc { xrcd: own, .. } if own == xrcd));
+    qp.map(|qp| format!("QP {}", qp.qpn))
+        .or_else(|| srq.map(|(srqn, _)| format!("SRQ {srqn}")))
+}
+
+fn uar_user(dev: &Device, uar: Uar) -> Option<String> {
+    let mut eqs = dev.events.queues.iter();
+    let mut cqs = dev.cqs.queues.iter();
+    let mut qps = dev.qps.iter();
+    let eq = eqs.find(|(_, eq)| eq.uar == uar);
+    let cq = cqs.find(|(_, cq)| cq.uar == uar);
+    let qp = qps.find(|qp| Uar(qp.context.get(qpc::UAR_PAGE)) == uar);
+    eq.map(|(eqn, _)| format!("EQ {eqn}"))
+        .or_else(|| cq.map(|(cqn, _)| format!("CQ {cqn}")))
+        .or_else(|| qp.map(|qp| format!("QP {}", qp.qpn)))
 }
 
 const fn simple(opcode: u16, name: &'static str, run: super::Handler) -> Command {

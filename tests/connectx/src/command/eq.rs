@@ -67,6 +67,7 @@ fn eqn(dev: &Device, input: &[u8]) -> Result<Eqn, CmdError> {
 fn destroy_eq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
     let eqn = eqn(dev, input)?;
     if dev.cqs.queues.values().any(|cq| cq.eqn == eqn) {
+        dev.journal.note(format_args!("EQ {eqn} still has CQs"));
         return Err(CmdStatus::ResBusy.into());
     }
     dev.events.queues.remove(&eqn);

@@ -5,10 +5,10 @@
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
-use crate::ids::Qpn;
+use crate::ids::{Cqn, Qpn, Uar};
 use crate::qp::context::{self as qpc, QpContext, QPC_LEN};
 use crate::qp::transition::{Refused, Transition};
-use crate::qp::{buffer_layout, Qp};
+use crate::qp::{buffer_layout, Qp, RecvKind};
 
 /// Number of the QP, in bits 23:0.
 const QPN: usize = 0x08;
@@ -30,9 +30,47 @@ fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult 
     )?;
     let qpn = device.qps.number().ok_or(CmdStatus::NoResources)?;
     let qp = Qp::new(qpn, context, buffer).ok_or(CmdStatus::BadParam)?;
+    if let Some(missing) = missing_reference(device, &qp) {
+        device.journal.note(format_args!(
+            "CREATE_QP with {missing}, which does not exist"
+        ));
+        return Err(CmdStatus::BadRes.into());
+    }
     device.qps.insert(qp);
     put_word(output, QPN, qpn.0);
     Ok(())
+}
+
+/// What a new QP refers to and is not there. A number that the QP has no use for is not
+/// looked at: the driver leaves it 0, or gives that of an object of its own.
+fn missing_reference(device: &Device, qp: &Qp) -> Option<String> {
+    let cq = |cqn: Cqn| {
+        let missing = !device.cqs.queues.contains_key(&cqn);
+        missing.then(|| format!("CQ {cqn}"))
+    };
+    let domain = qp.pd().and_then(|pd| {
+        let missing = !device.domains.pds.contains(&pd);
+        missing.then(|| format!("PD {pd}"))
+    });
+    let xrc_domain = qp.xrcd().and_then(|xrcd| {
+        let missing = !device.domains.xrcds.contains(&xrcd);
+        missing.then(|| format!("XRCD {xrcd}"))
+    });
+    let send = qp.sq.log_size.and_then(|_| {
+        let uar = Uar(qp.context.get(qpc::UAR_PAGE));
+        let missing = !device.uars.pages.contains(&uar);
+        missing
+            .then(|| format!("UAR {uar}"))
+            .or_else(|| cq(qp.send_cq()))
+    });
+    let receive = match qp.rq.kind {
+        RecvKind::None => None,
+        RecvKind::Shared(srqn) if !device.srqs.queues.contains_key(&srqn) => {
+            Some(format!("SRQ {srqn}"))
+        }
+        RecvKind::Shared(_) | RecvKind::Own => cq(qp.recv_cq()),
+    };
+    domain.or(xrc_domain).or(send).or(receive)
 }
 
 fn destroy_qp(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {

@@ -120,6 +120,8 @@ fn destroy(dev: &mut Device, input: &[u8], xrc: bool) -> CmdResult {
     find(dev, number, xrc)?;
     let shared = RecvKind::Shared(Srqn(number));
     if dev.qps.iter().any(|qp| qp.rq.kind == shared) {
+        dev.journal
+            .note(format_args!("SRQ {number:#x} still has QPs"));
         return Err(CmdStatus::ResBusy.into());
     }
     dev.srqs.queues.remove(&Srqn(number));

@@ -27,6 +27,22 @@ fn states_follow_each_other() {
 }
 
 #[test]
+fn objects_are_there_from_init_to_teardown() {
+    let mut rig = Rig::new();
+    let alloc_pd = command(0x800, 0, 16);
+    assert_eq!(rig.command(&alloc_pd, 16).status(), BAD_SYS_STATE);
+    rig.command(&command(0x104, 0, 16), 12);
+    assert_eq!(rig.command(&alloc_pd, 16).status(), BAD_SYS_STATE);
+    rig.command(&command(0x102, 0, 32), 16);
+    assert_eq!(rig.command(&alloc_pd, 16).status(), 0);
+    // A command that is too short, or of which there is none, is that in any state.
+    rig.device.hca.initialized = false;
+    assert_eq!(rig.command(&command(0x301, 0, 16), 16).status(), 0x50);
+    assert_eq!(rig.command(&alloc_pd, 16).status(), BAD_SYS_STATE);
+    assert_eq!(rig.device.journal.violation_count(), 0);
+}
+
+#[test]
 fn objects_left_at_teardown_are_a_violation() {
     let mut rig = Rig::new();
     rig.command(&command(0x104, 0, 16), 12);
@@ -41,8 +57,7 @@ fn objects_left_at_teardown_are_a_violation() {
 
 #[test]
 fn reset_forgets_objects_registers_and_delayed_commands() {
-    let mut rig = Rig::new();
-    rig.command(&command(0x104, 0, 16), 12);
+    let mut rig = Rig::ready();
     rig.alloc_uar();
     rig.device.knobs.command_delay_ms = 5;
     let input = command(0x800, 0, 16);
@@ -60,7 +75,7 @@ fn reset_forgets_objects_registers_and_delayed_commands() {
 
 #[test]
 fn numbers_are_not_reused_at_once() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let first = rig.number(&command(0x800, 0, 16));
     let mut dealloc = command(0x801, 0, 16);
     dealloc[8..12].copy_from_slice(&first.to_be_bytes());
@@ -72,7 +87,7 @@ fn numbers_are_not_reused_at_once() {
 #[test]
 fn the_port_is_active() {
     use connectx::ifc::hca_vport_context as vport;
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let answer = rig.command(&command(0x762, 0, 16), 528);
     let context = &answer.output[0x10..];
     assert_eq!(vport::VPORT_STATE.get(context), 4);
@@ -87,7 +102,7 @@ fn the_port_is_active() {
 
 #[test]
 fn an_unknown_register_is_refused() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let mut input = command(0x805, 1, 32);
     input[10..12].copy_from_slice(&0x9001_u16.to_be_bytes());
     assert_eq!(rig.command(&input, 32).status(), 2);

@@ -16,7 +16,7 @@ const BAD_OUTPUT_LEN: u8 = 0x51;
 
 #[test]
 fn output_over_several_mailboxes_is_whole() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     // QUERY_HCA_CAP GENERAL: 4112 bytes, nine mailboxes.
     let answer = rig.command(&command(0x100, 1, 16), 4112);
     assert_eq!(answer.delivery, 0);
@@ -49,7 +49,7 @@ fn input_over_several_mailboxes_is_whole() {
 
 #[test]
 fn unknown_opcode_is_an_error_and_a_violation() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     assert_eq!(rig.command(&command(0x7ff, 3, 16), 16).status(), BAD_OP);
     assert_eq!(rig.device.counters.unknown_commands, 1);
     assert_eq!(
@@ -60,7 +60,7 @@ fn unknown_opcode_is_an_error_and_a_violation() {
 
 #[test]
 fn lengths_are_checked() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     assert_eq!(
         rig.command(&command(0x301, 0, 0x10f), 16).status(),
         BAD_INPUT_LEN
@@ -132,7 +132,7 @@ fn malformed_entries_get_a_delivery_status() {
         ),
     ];
     for (expected, post) in cases {
-        let mut rig = Rig::new();
+        let mut rig = Rig::ready();
         rig.post(post);
         rig.settle();
         let answer = rig.answer(0, 16).expect("the slot comes back");
@@ -143,7 +143,7 @@ fn malformed_entries_get_a_delivery_status() {
 
 #[test]
 fn mailboxes_outside_memory_are_a_violation() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let long = command(0x109, 0, 4112);
     rig.post(Post {
         input_chain: 1 << 40,
@@ -159,7 +159,7 @@ fn mailboxes_outside_memory_are_a_violation() {
 
 #[test]
 fn slots_complete_on_their_own() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let input = command(0x800, 0, 16);
     for slot in [31, 4, 0] {
         rig.post(Post {
@@ -177,7 +177,7 @@ fn slots_complete_on_their_own() {
 #[test]
 fn knobs_delay_fail_and_drop_one_opcode() {
     const DELAY: Duration = Duration::from_millis(20);
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     rig.device.knobs.command_opcode = 0x800;
     rig.device.knobs.command_delay_ms = 20;
     let input = command(0x800, 0, 16);
@@ -212,7 +212,7 @@ fn knobs_delay_fail_and_drop_one_opcode() {
 
 #[test]
 fn a_slot_runs_once_however_often_it_is_rung() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let input = command(0x800, 0, 16);
     rig.post(Post::new(&input, 16));
     rig.settle();
@@ -244,7 +244,7 @@ fn a_slot_runs_once_however_often_it_is_rung() {
 
 #[test]
 fn registers_of_the_init_segment() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     assert_eq!(rig.read32(0x0), 43 << 16 | 28);
     assert_eq!(rig.read32(0x4) >> 16, 5);
     assert_eq!(rig.read32(0x14) & 0xfff, 5 << 4 | 6);
@@ -260,7 +260,7 @@ fn registers_of_the_init_segment() {
 fn reads_of_what_is_not_there_are_noted_once_each() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lines);
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     rig.device.journal = Journal::new(move |line| sink.lock().unwrap().push(line.to_owned()));
     // What mlx5_core reads: revision, queue, state, health, timeouts, timers.
     for offset in [
@@ -285,7 +285,7 @@ fn reads_of_what_is_not_there_are_noted_once_each() {
 
 #[test]
 fn doorbell_before_the_queue_has_an_address() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     rig.device.reset();
     rig.write32(0x18, 1);
     rig.settle();
@@ -317,8 +317,7 @@ proptest! {
             1..8,
         ),
     ) {
-        let mut rig = Rig::new();
-        rig.command(&command(0x104, 0, 16), 12);
+        let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
         rig.create_eq(uar, &[0x0c], 4, 0);
         for (opcode, op_mod, body, output_len, sparse) in commands {
@@ -347,7 +346,7 @@ proptest! {
         ),
     ) {
         use connectx::{GuestMemory, Iova};
-        let mut rig = Rig::new();
+        let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
         let (eqn, _) = rig.create_eq(uar, &[0x0a], 4, 0);
         rig.create_cq(uar, eqn, 4);

@@ -23,7 +23,7 @@ struct Queue {
 
 impl Queue {
     fn new() -> Self {
-        let mut rig = Rig::new();
+        let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
         let (eqn, _) = rig.create_eq(uar, &[event_type::CQ_ERROR], 6, 1);
         let (cqn, ring, dbr) = rig.create_cq(uar, eqn, LOG_SIZE);

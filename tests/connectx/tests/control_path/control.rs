@@ -16,7 +16,7 @@ fn ask(rig: &mut Rig, line: &str) -> Value {
 
 #[test]
 fn counters_and_objects() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     rig.alloc_uar();
     assert_eq!(ask(&mut rig, r#"{"cmd":"counters"}"#)["commands"], 1);
     assert_eq!(ask(&mut rig, r#"{"cmd":"objects"}"#)["uar"], 1);
@@ -41,7 +41,7 @@ fn knobs() {
 
 #[test]
 fn what_cannot_be_served_changes_nothing() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     for line in [
         "",
         "[]",
@@ -61,7 +61,7 @@ fn what_cannot_be_served_changes_nothing() {
 
 #[test]
 fn violations() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     rig.mem.unmap(Iova(0), 0x2000);
     rig.write32(0x18, 1);
     rig.settle();

@@ -22,7 +22,7 @@ struct Queue {
 
 impl Queue {
     fn new() -> Self {
-        let mut rig = Rig::new();
+        let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
         let (eqn, ring) = rig.create_eq(uar, &[event_type::PAGE_FAULT], LOG_SIZE, VECTOR);
         Self {
@@ -161,7 +161,7 @@ fn doorbells_must_name_a_queue_of_their_page() {
 
 #[test]
 fn commands_complete_by_event_once_there_is_a_queue() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::ready();
     let uar = rig.alloc_uar();
     let (eqn, ring) = rig.create_eq(uar, &[event_type::COMMAND], LOG_SIZE, 0);
     rig.write32(u64::from(uar) * 4096 + 0x40, eqn << 24);

@@ -95,6 +95,14 @@ impl<'a> Post<'a> {
 }
 
 impl Rig {
+    /// A device between INIT_HCA and TEARDOWN_HCA.
+    pub(crate) fn ready() -> Self {
+        let mut rig = Self::new();
+        rig.device.hca.enabled = true;
+        rig.device.hca.initialized = true;
+        rig
+    }
+
     /// A device whose command queue has an address.
     pub(crate) fn new() -> Self {
         let mem = Arc::new(MappedMemory::anonymous(MEMORY).unwrap());

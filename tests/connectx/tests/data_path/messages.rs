@@ -487,3 +487,80 @@ fn commands_on_qps() {
     create[0x19] = 5;
     assert_eq!(rig.status(&create), 3);
 }
+
+#[test]
+fn a_qp_refers_to_what_is_there_and_holds_it() {
+    const NONE: u32 = 0xff_ffff;
+    type Fields<'a> = &'a [(qpc::Field, u32)];
+    let cases: [(&str, u32, Fields<'_>); 7] = [
+        ("PD 0xffffff", 0, &[(qpc::PD, NONE)]),
+        ("UAR 0xffffff", 0, &[(qpc::UAR_PAGE, NONE)]),
+        ("CQ 0xffffff", 0, &[(qpc::CQN_SND, NONE)]),
+        ("CQ 0xffffff", 0, &[(qpc::CQN_RCV, NONE)]),
+        ("SRQ 0xffffff", 0, &[(qpc::RQ_TYPE, 1), (qpc::SRQN, NONE)]),
+        ("XRCD 0xffffff", 3, &[(qpc::XRCD, NONE)]),
+        // The UMR QP has no domain yet, a QP without a queue no CQ for it and no doorbells.
+        (
+            "",
+            0xc,
+            &[
+                (qpc::PD, 0),
+                (qpc::RQ_TYPE, 3),
+                (qpc::CQN_RCV, 0),
+                (qpc::NO_SQ, 1),
+                (qpc::CQN_SND, 0),
+                (qpc::UAR_PAGE, 0),
+            ],
+        ),
+    ];
+    for (missing, st, fields) in cases {
+        let mut rig = Rig::new(Scheme::Memory);
+        let mut context = rig.qp_context(st, LOG_SQ);
+        for &(field, value) in fields {
+            context.set(field, value);
+        }
+        let mut input = vec![0; 0x118];
+        input[..2].copy_from_slice(&0x500_u16.to_be_bytes());
+        input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
+        let status = if missing.is_empty() { 0 } else { 5 };
+        assert_eq!(rig.status(&input), status, "{missing}");
+        let lines = rig.journal.lock().unwrap().join("\n");
+        assert!(lines.contains(missing), "{missing}: {lines}");
+    }
+}
+
+#[test]
+fn domains_in_use_are_kept() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let mr = rig.mr(VA, 1, RW);
+    let qp = rig.create_qp(3);
+    let command = |opcode: u16, number: u32| {
+        let mut input = vec![0; 16];
+        input[..2].copy_from_slice(&opcode.to_be_bytes());
+        input[8..12].copy_from_slice(&number.to_be_bytes());
+        input
+    };
+    let (pd, uar, xrcd) = (rig.pd, rig.uar, rig.xrcd);
+    assert_eq!(rig.status(&command(0x801, pd)), 6);
+    assert_eq!(rig.status(&command(0x803, uar)), 6);
+    assert_eq!(rig.status(&command(0x80f, xrcd)), 6);
+    let qpns: Vec<u32> = rig.device.qps.iter().map(|qp| qp.qpn.0).collect();
+    assert!(qpns.contains(&qp.qpn));
+    for qpn in qpns {
+        assert_eq!(rig.status(&command(0x501, qpn)), 0);
+    }
+    assert_eq!(rig.status(&command(0x80f, xrcd)), 0);
+    // The EQ and the CQ have their doorbells in it.
+    assert_eq!(rig.status(&command(0x803, uar)), 6);
+    // The MR, and the MKey that translates nothing.
+    assert_eq!(rig.status(&command(0x801, pd)), 6);
+    let pa = rig.pa.index().get();
+    assert_eq!(rig.status(&command(0x202, pa)), 0);
+    assert_eq!(rig.status(&command(0x801, pd)), 6);
+    // An MKey that is free may keep the number of its last domain.
+    let index = mr.key.index().get();
+    rig.device.mkeys.get_mut(index).unwrap().mkc.free = true;
+    assert_eq!(rig.status(&command(0x801, pd)), 0);
+    assert_eq!(rig.status(&command(0x801, pd)), 5);
+    assert!(rig.violations().is_empty());
+}

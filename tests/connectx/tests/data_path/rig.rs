@@ -98,13 +98,14 @@ pub(crate) struct Rig {
     /// Lines of the journal.
     pub(crate) journal: Arc<Mutex<Vec<String>>>,
     next: u64,
-    uar: u32,
+    pub(crate) uar: u32,
     eqn: u32,
     eq: Ring,
     cqn: u32,
     cq: Ring,
     /// Protection domain of everything but the UMR QP.
     pub(crate) pd: u32,
+    pub(crate) xrcd: u32,
     /// Translates nothing.
     pub(crate) pa: Mkey,
     umr: Option<TestQp>,
@@ -140,6 +141,8 @@ impl Rig {
             odp_cap::MEM_PAGE_FAULT.set(&mut caps, 1);
             device.hca.choose(CapType::Odp, &caps).unwrap();
         }
+        device.hca.enabled = true;
+        device.hca.initialized = true;
         let ring = |base| Ring {
             base,
             consumer: 0,
@@ -157,11 +160,13 @@ impl Rig {
             cqn: 0,
             cq: ring(0),
             pd: 0,
+            xrcd: 0,
             pa: Mkey::new(0),
             umr: None,
         };
         rig.uar = rig.alloc(0x802);
         rig.pd = rig.alloc(0x800);
+        rig.xrcd = rig.alloc(0x80e);
         rig.eq = ring(rig.pages(16));
         rig.eqn = rig.create_eq();
         rig.cq = ring(rig.pages(16));
@@ -289,8 +294,8 @@ impl Rig {
         self.create_qp_with(st, LOG_SQ)
     }
 
-    /// A QP with `2^log_sq` WQEBBs of send queue.
-    pub(crate) fn create_qp_with(&mut self, st: u32, log_sq: u32) -> TestQp {
+    /// What a QP is created with, but for the address of its doorbell record.
+    pub(crate) fn qp_context(&self, st: u32, log_sq: u32) -> QpContext {
         let mut context = QpContext::zeroed();
         context.set(qpc::ST, st);
         context.set(qpc::PD, self.pd);
@@ -300,6 +305,13 @@ impl Rig {
         context.set(qpc::UAR_PAGE, self.uar);
         context.set(qpc::CQN_SND, self.cqn);
         context.set(qpc::CQN_RCV, self.cqn);
+        context.set(qpc::XRCD, self.xrcd);
+        context
+    }
+
+    /// A QP with `2^log_sq` WQEBBs of send queue.
+    pub(crate) fn create_qp_with(&mut self, st: u32, log_sq: u32) -> TestQp {
+        let mut context = self.qp_context(st, log_sq);
         let pages = ((64_u64 << LOG_RQ) + (64 << log_sq)).div_ceil(4096);
         let (buffer, dbr) = (self.pages(pages), self.pages(1));
         context.set(qpc::DBR_ADDR, u32::try_from(dbr).unwrap());

@@ -257,6 +257,9 @@ impl Driver {
     }
 
     pub(crate) fn alloc_uar(&mut self) -> u64 {
+        // As after INIT_HCA: there are no objects before.
+        self.device.hca.enabled = true;
+        self.device.hca.initialized = true;
         let input = self.command("ALLOC_UAR");
         self.send("ALLOC_UAR", &input).get("uar")
     }

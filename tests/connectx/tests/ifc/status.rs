@@ -44,7 +44,10 @@ fn commands_fail_with_the_statuses_of_the_headers() {
     status(&mut driver, "BAD_RES_ERR", &input.bytes, 16);
 
     // A QP without queues, in state RST.
+    let input = driver.command("ALLOC_PD");
+    let pd = driver.send("ALLOC_PD", &input).get("pd");
     let mut input = driver.command("CREATE_QP");
+    input.set("qpc.pd", pd);
     input.set("qpc.no_sq", 1);
     input.set("qpc.rq_type", driver.constant("MLX5_ZERO_LEN_RQ"));
     input.set("qpc.cqn_snd", cqn);
