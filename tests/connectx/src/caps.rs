@@ -11,7 +11,8 @@
 //! - `page_request_disable`: it owns no pages of the host, so that nothing is left to give
 //!   back (`mlx5_core/pagealloc.c`).
 //! - No BlueFlame (`bf`, `log_max_sq`) and no DEVX (`log_max_uctx`): user space falls back to
-//!   doorbells of 8 bytes and to the verbs commands.
+//!   doorbells of 8 bytes and to the verbs commands. No memory windows (`imaicl`): a UMR on a
+//!   user's QP, which binds them, is not modelled.
 //! - `umr_*_disabled` clear, `fixed_buffer_size`, `null_mkey` and
 //!   `umr_extended_translation_offset` set: without them there is no ODP, or no implicit one
 //!   (`mlx5_ib/odp.c:internal_fill_odp_caps`).
@@ -28,18 +29,35 @@ pub const CAP_SIZE: usize = 256;
 /// The capabilities of one type, as the command interface carries them.
 pub type Caps = [u8; CAP_SIZE];
 
+/// How many objects of a kind there may be, as a power of two; every number is below.
+pub const LOG_MAX_QP: u64 = 17;
+/// The same for SRQs. RMPs share their numbers.
+pub const LOG_MAX_SRQ: u64 = 16;
+/// The same for CQs.
+pub const LOG_MAX_CQ: u64 = 17;
+/// The same for EQs. There is none with number 0.
+pub const LOG_MAX_EQ: u64 = 6;
+/// The same for indices of MKeys.
+pub const LOG_MAX_MKEY: u64 = 24;
+/// The same for transport domains.
+pub const LOG_MAX_TD: u64 = 16;
+/// The same for protection domains.
+pub const LOG_MAX_PD: u64 = 18;
+/// The same for XRC domains.
+pub const LOG_MAX_XRCD: u64 = 16;
+
 /// Largest work queue, event queue and so on that the model grants.
 const GENERAL: &[(Field, u64)] = &[
     (general::PAGE_REQUEST_DISABLE, 1),
     (general::LOG_MAX_SRQ_SZ, 15),
     (general::LOG_MAX_QP_SZ, 15),
-    (general::LOG_MAX_QP, 17),
-    (general::LOG_MAX_SRQ, 16),
+    (general::LOG_MAX_QP, LOG_MAX_QP),
+    (general::LOG_MAX_SRQ, LOG_MAX_SRQ),
     (general::LOG_MAX_CQ_SZ, 22),
-    (general::LOG_MAX_CQ, 17),
+    (general::LOG_MAX_CQ, LOG_MAX_CQ),
     (general::LOG_MAX_EQ_SZ, 22),
-    (general::LOG_MAX_MKEY, 24),
-    (general::LOG_MAX_EQ, 6),
+    (general::LOG_MAX_MKEY, LOG_MAX_MKEY),
+    (general::LOG_MAX_EQ, LOG_MAX_EQ),
     (general::MAX_INDIRECTION, 4),
     (general::FIXED_BUFFER_SIZE, 1),
     (general::UMR_EXTENDED_TRANSLATION_OFFSET, 1),
@@ -56,7 +74,6 @@ const GENERAL: &[(Field, u64)] = &[
     (general::CQE_VERSION, 1),
     (general::ATOMIC, 1),
     (general::PG, 1),
-    (general::IMAICL, 1),
     (general::XRC, 1),
     (general::UD, 1),
     (general::UC, 1),
@@ -65,11 +82,11 @@ const GENERAL: &[(Field, u64)] = &[
     (general::LOG_BF_REG_SIZE, 9),
     (general::MAX_WQE_SZ_SQ, 1008),
     (general::MAX_WQE_SZ_RQ, 512),
-    (general::LOG_MAX_TRANSPORT_DOMAIN, 16),
-    (general::LOG_MAX_PD, 18),
-    (general::LOG_MAX_XRCD, 16),
-    (general::LOG_MAX_RMP, 16),
-    (general::MAX_NUM_EQS, 64),
+    (general::LOG_MAX_TRANSPORT_DOMAIN, LOG_MAX_TD),
+    (general::LOG_MAX_PD, LOG_MAX_PD),
+    (general::LOG_MAX_XRCD, LOG_MAX_XRCD),
+    (general::LOG_MAX_RMP, LOG_MAX_SRQ),
+    (general::MAX_NUM_EQS, (1 << LOG_MAX_EQ) - 1),
     (general::NUM_OF_UARS_PER_PAGE, 1),
 ];
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::buffer::QueueBuffer;
+use crate::caps::LOG_MAX_CQ;
 use crate::device::Device;
 use crate::event::{event_type, Eqe};
 use crate::guest::read_be32;
@@ -197,7 +198,7 @@ impl Default for Completions {
     fn default() -> Self {
         Self {
             queues: BTreeMap::new(),
-            numbers: Numbers::new(0x80, 0xff_ffff),
+            numbers: Numbers::below(0x80, LOG_MAX_CQ),
         }
     }
 }

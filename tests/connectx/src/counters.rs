@@ -61,6 +61,10 @@ counters! {
     failed_commands,
     /// Event queue entries written.
     eqes,
+    /// Events that found their queue full and had to wait.
+    eq_full,
+    /// Events that were lost because too many waited already.
+    eqes_lost,
     /// MSI-X vectors fired.
     interrupts,
     /// Completion queue entries written.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::buffer::QueueBuffer;
+use crate::caps::LOG_MAX_EQ;
 use crate::device::{Device, Work};
 use crate::ids::{Cqn, Eqn, Numbers, Uar};
 use crate::knobs::spend;
@@ -43,6 +44,8 @@ const DATA: usize = 0x20;
 const OWNER: usize = 0x3f;
 /// Producer and consumer index have 24 bits.
 const INDEX_MASK: u32 = 0xff_ffff;
+/// Events that wait for room in a queue; what comes on top of them is lost.
+const MAX_BACKLOG: usize = 1 << 16;
 
 /// An event before it is written to a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +118,8 @@ pub struct EventQueue {
     consumer: u32,
     armed: bool,
     backlog: VecDeque<Eqe>,
+    /// It was full, and that was noted.
+    overflowed: bool,
 }
 
 impl EventQueue {
@@ -131,6 +136,7 @@ impl EventQueue {
             consumer: 0,
             armed: false,
             backlog: VecDeque::new(),
+            overflowed: false,
         }
     }
 
@@ -176,7 +182,7 @@ impl Default for Events {
     fn default() -> Self {
         Self {
             queues: BTreeMap::new(),
-            numbers: Numbers::new(1, 255),
+            numbers: Numbers::below(1, LOG_MAX_EQ),
         }
     }
 }
@@ -239,6 +245,20 @@ impl Device {
                 .note(format_args!("event {eqe:02x?} for EQ {eqn}, which is gone"));
             return;
         };
+        if eq.full() {
+            self.counters.eq_full += 1;
+            if !eq.overflowed {
+                eq.overflowed = true;
+                self.journal
+                    .note(format_args!("EQ {eqn} is full, its events wait"));
+            }
+            if eq.backlog.len() == MAX_BACKLOG {
+                self.counters.eqes_lost += 1;
+                self.journal
+                    .note(format_args!("event {eqe:02x?} for EQ {eqn} is lost"));
+                return;
+            }
+        }
         eq.backlog.push_back(eqe);
         self.drain_eq(eqn);
     }

@@ -98,6 +98,12 @@ impl Numbers {
         }
     }
 
+    /// Numbers from `first` on that are below `2^log`, as the capabilities state it.
+    #[must_use]
+    pub fn below(first: u32, log: u64) -> Self {
+        Self::new(first, (1 << log) - 1)
+    }
+
     /// The next number that `used` does not know, or `None` when all are in use.
     pub fn take(&mut self, used: impl Fn(u32) -> bool) -> Option<u32> {
         for _ in self.first..=self.last {

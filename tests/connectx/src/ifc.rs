@@ -131,7 +131,6 @@ layouts! {
         CMDIF_CHECKSUM "cmdif_checksum" @ 0x210, 2;
         ATOMIC "atomic" @ 0x21e, 1;
         PG "pg" @ 0x227, 1;
-        IMAICL "imaicl" @ 0x231, 1;
         XRC "xrc" @ 0x23c, 1;
         UD "ud" @ 0x23d, 1;
         UC "uc" @ 0x23e, 1;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use firmware_cmds::{AccessMode, Klm, Mkc, Mkey, Mtt, Wire};
 
+use crate::caps::LOG_MAX_MKEY;
 use crate::ids::{Numbers, Qpn};
 pub use walk::{Access, Denied, Extent, Missing, Target, WalkError};
 pub use xlt::Xlt;
@@ -18,8 +19,6 @@ pub const NULL_MKEY: Mkey = Mkey::new(0x0000_0200);
 
 /// First index handed out; lower ones belong to the special keys.
 const FIRST_INDEX: u32 = 0x10;
-/// Last index, `log_max_mkey` = 22.
-const LAST_INDEX: u32 = (1 << 22) - 1;
 
 /// An MKey.
 #[derive(Clone, Debug)]
@@ -124,7 +123,7 @@ impl Default for Mkeys {
     fn default() -> Self {
         Self {
             by_index: BTreeMap::new(),
-            numbers: Numbers::new(FIRST_INDEX, LAST_INDEX),
+            numbers: Numbers::below(FIRST_INDEX, LOG_MAX_MKEY),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::buffer::QueueBuffer;
+use crate::caps::LOG_MAX_QP;
 use crate::fault::Token;
 use crate::ids::{Cqn, Iova, Numbers, Pdn, Qpn, Srqn, Xrcdn};
 use crate::transport::Op;
@@ -20,8 +21,6 @@ pub const WQEBB: u64 = 64;
 
 /// First QP number handed out: 0 and 1 are the virtual numbers of the MAD QPs.
 const FIRST_QPN: u32 = 0x40;
-/// Last QP number, `log_max_qp` = 17.
-const LAST_QPN: u32 = (1 << 17) - 1;
 
 /// State of a QP, kernel `include/linux/mlx5/qp.h:mlx5_qp_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,7 +331,7 @@ impl Default for Qps {
     fn default() -> Self {
         Self {
             by_number: BTreeMap::new(),
-            numbers: Numbers::new(FIRST_QPN, LAST_QPN),
+            numbers: Numbers::below(FIRST_QPN, LOG_MAX_QP),
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::buffer::QueueBuffer;
+use crate::caps::LOG_MAX_SRQ;
 use crate::guest::{read_be32, DmaError, GuestMemory};
 use crate::ids::{Cqn, Iova, Numbers, Pdn, Srqn, Xrcdn};
 
@@ -135,7 +136,7 @@ impl Default for Srqs {
     fn default() -> Self {
         Self {
             queues: BTreeMap::new(),
-            numbers: Numbers::new(0x40, 0xff_ffff),
+            numbers: Numbers::below(0x40, LOG_MAX_SRQ),
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{put_word, word, CmdResult, CmdStatus, Command};
+use crate::caps::{LOG_MAX_PD, LOG_MAX_TD, LOG_MAX_XRCD};
 use crate::device::Device;
 use crate::ids::{Numbers, Pdn, Tdn, Uar, Xrcdn};
 use crate::qp::context as qpc;
@@ -30,9 +31,9 @@ impl Default for Domains {
             pds: BTreeSet::new(),
             tds: BTreeSet::new(),
             xrcds: BTreeSet::new(),
-            pd_numbers: Numbers::new(1, (1 << 18) - 1),
-            td_numbers: Numbers::new(1, (1 << 16) - 1),
-            xrcd_numbers: Numbers::new(1, (1 << 16) - 1),
+            pd_numbers: Numbers::below(1, LOG_MAX_PD),
+            td_numbers: Numbers::below(1, LOG_MAX_TD),
+            xrcd_numbers: Numbers::below(1, LOG_MAX_XRCD),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::event::{EventQueue, EQE_SIZE};
 use crate::guest::to_u64;
 use crate::ids::{Eqn, Uar};
 use crate::ifc::eqc;
+use crate::pci::VECTORS;
 
 const CONTEXT: usize = 0x10;
 const EVENT_BITMASK: usize = 0x58;
@@ -23,6 +24,14 @@ fn create_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     if log_size > MAX_LOG_SIZE || !dev.uars.pages.contains(&uar) {
         return Err(CmdStatus::BadParam.into());
     }
+    let vector = u16::try_from(eqc::INTR.get(context))
+        .ok()
+        .filter(|&vector| vector < VECTORS)
+        .ok_or_else(|| {
+            dev.journal
+                .note(format_args!("CREATE_EQ for a vector that does not exist"));
+            CmdStatus::BadParam
+        })?;
     let buffer = QueueBuffer::new(
         &input[PAS..],
         eqc::LOG_PAGE_SIZE.get(context),
@@ -39,7 +48,6 @@ fn create_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
             return Err(CmdStatus::ResBusy.into());
         }
     }
-    let vector = u16::try_from(eqc::INTR.get(context)).unwrap_or(u16::MAX);
     let queues = &dev.events.queues;
     let eqn = dev
         .events

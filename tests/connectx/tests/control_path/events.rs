@@ -114,9 +114,59 @@ fn a_full_queue_keeps_events_back() {
 }
 
 #[test]
+fn a_queue_that_nobody_empties_keeps_a_bounded_number_back() {
+    const KEPT: u32 = 1 << 16;
+    let mut queue = Queue::new();
+    let size = u32::try_from(SIZE).unwrap();
+    for tag in 0..size + KEPT {
+        queue.raise(tag);
+    }
+    let counters = queue.rig.device.counters;
+    assert_eq!((counters.eq_full, counters.eqes_lost), (KEPT.into(), 0));
+    queue.raise(0);
+    let counters = queue.rig.device.counters;
+    assert_eq!(
+        (counters.eq_full, counters.eqes_lost),
+        (u64::from(KEPT) + 1, 1)
+    );
+    for consumer in 1..=KEPT {
+        queue.update(consumer);
+    }
+    assert_eq!(queue.event(u64::from(KEPT)), Some(KEPT));
+    assert_eq!(queue.rig.device.journal.violation_count(), 0);
+}
+
+#[test]
 fn events_without_a_queue_are_lost() {
     let mut queue = Queue::new();
     assert!(!queue.rig.device.raise(Eqe::new(event_type::PORT_CHANGE, 1)));
+}
+
+#[test]
+fn as_many_queues_and_vectors_as_there_are() {
+    use connectx::caps::CapType;
+    use connectx::ifc::cmd_hca_cap as general;
+    let mut rig = Rig::ready();
+    let uar = rig.alloc_uar();
+    let caps = *rig.device.hca.current().get(CapType::General);
+    let count = general::MAX_NUM_EQS.get(&caps);
+    let ring = rig.pages(64);
+    let create = |rig: &mut Rig, vector| {
+        let mut input = crate::rig::with_pas(0x301, ring, 64);
+        connectx::ifc::eqc::UAR_PAGE.set(&mut input[0x10..0x50], uar.into());
+        connectx::ifc::eqc::INTR.set(&mut input[0x10..0x50], vector);
+        rig.command(&input, 16)
+    };
+    assert_eq!(
+        create(&mut rig, u64::from(connectx::pci::VECTORS)).status(),
+        3
+    );
+    for n in 0..count {
+        let answer = create(&mut rig, n);
+        assert_eq!(answer.status(), 0, "{n}");
+        assert!(answer.word(8) < 1 << general::LOG_MAX_EQ.get(&caps));
+    }
+    assert_eq!(create(&mut rig, 0).status(), 0xf);
 }
 
 #[test]

@@ -256,10 +256,15 @@ impl Driver {
         output
     }
 
+    /// Brings the function up: there are no objects before.
+    pub(crate) fn bring_up(&mut self) {
+        for name in ["ENABLE_HCA", "INIT_HCA"] {
+            let input = self.command(name);
+            self.send(name, &input);
+        }
+    }
+
     pub(crate) fn alloc_uar(&mut self) -> u64 {
-        // As after INIT_HCA: there are no objects before.
-        self.device.hca.enabled = true;
-        self.device.hca.initialized = true;
         let input = self.command("ALLOC_UAR");
         self.send("ALLOC_UAR", &input).get("uar")
     }

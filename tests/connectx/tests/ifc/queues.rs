@@ -77,6 +77,7 @@ fn cqes() {
     let Some(mut driver) = Driver::new("cqes") else {
         return;
     };
+    driver.bring_up();
     let uar = driver.alloc_uar();
     let (eqn, _) = driver.create_eq(uar, &[]);
     let (cqn, ring) = driver.create_cq(uar, eqn, 1);
@@ -148,6 +149,7 @@ fn eqes() {
     let [comp, cmd, cq_error, limit, access] =
         ["COMP", "CMD", "CQ_ERROR", "SRQ_RQ_LIMIT", "WQ_ACCESS_ERROR"]
             .map(|name| driver.constant(&format!("MLX5_EVENT_TYPE_{name}")));
+    driver.bring_up();
     let uar = driver.alloc_uar();
     let (eqn, ring) = driver.create_eq(uar, &[cmd, cq_error, limit, access]);
     let mut seen = 0;

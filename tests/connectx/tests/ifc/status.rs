@@ -34,6 +34,8 @@ fn commands_fail_with_the_statuses_of_the_headers() {
     input.set("gid_index", 0xfff0);
     status(&mut driver, "IX_ERR", &input.bytes, 16);
 
+    let input = driver.command("INIT_HCA");
+    status(&mut driver, "OK", &input.bytes, 16);
     let uar = driver.alloc_uar();
     let (eqn, _) = driver.create_eq(uar, &[]);
     let (cqn, _) = driver.create_cq(uar, eqn, 4);
