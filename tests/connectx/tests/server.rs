@@ -12,9 +12,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use connectx::ifc::eqc;
+use connectx::ifc::{cqc, eqc};
+use connectx::qp::context as qpc;
+use connectx::qp::context::QpContext;
 use connectx::server::{Connectx, Outcome};
 use connectx::{Journal, Knobs};
+use firmware_cmds::mkey::CreateMkeyIn;
+use firmware_cmds::{Access, AccessMode, LogPageSize, Mkc, Pdn, Wire};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD,
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
@@ -138,6 +142,18 @@ impl Guest {
         u32::from_be_bytes(entry[40..44].try_into().unwrap())
     }
 
+    /// Creates an EQ that takes completions of commands.
+    fn create_eq(&mut self, uar: u32, vector: u64) -> u32 {
+        let mut input = command(0x301, 0x118);
+        let context = &mut input[0x10..0x50];
+        eqc::LOG_EQ_SIZE.set(context, 6);
+        eqc::UAR_PAGE.set(context, uar.into());
+        eqc::INTR.set(context, vector);
+        input[0x58..0x60].copy_from_slice(&(1_u64 << 0xa).to_be_bytes());
+        input[0x110..0x118].copy_from_slice(&(IOVA + RING).to_be_bytes());
+        self.command(&input)
+    }
+
     /// Listens to one MSI-X vector.
     fn listen(&mut self, vector: u32) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -180,14 +196,7 @@ fn commands_events_and_vectors_that_come_one_by_one() {
 
     let mut first = guest.listen(0);
     let uar = guest.command(&command(0x802, 16));
-    let mut input = command(0x301, 0x118);
-    let context = &mut input[0x10..0x50];
-    eqc::LOG_EQ_SIZE.set(context, 6);
-    eqc::UAR_PAGE.set(context, uar.into());
-    eqc::INTR.set(context, 7);
-    input[0x58..0x60].copy_from_slice(&(1_u64 << 0xa).to_be_bytes());
-    input[0x110..0x118].copy_from_slice(&(IOVA + RING).to_be_bytes());
-    let eqn = guest.command(&input);
+    let eqn = guest.create_eq(uar, 7);
     // A vector far beyond those set so far.
     let mut seventh = guest.listen(7);
     guest.write32(u64::from(uar) * 4096 + 0x40, eqn << 24);
@@ -214,6 +223,96 @@ fn access_after_unmap_ends_a_strict_run() {
         Ok(Outcome::Violation(
             "command slot 0: IOVA 0x70001000 is not mapped".to_owned()
         ))
+    );
+}
+
+/// A driver that unmaps a page and leaves the MKey that translates to it: the outcome that
+/// strict mode is there for.
+#[test]
+fn access_through_a_stale_translation_ends_a_strict_run() {
+    const CQ: u64 = 0x1_0000;
+    const RECORDS: u64 = 0x1_1000;
+    const SQ: u64 = 0x1_2000;
+    const TARGET: u64 = 0x1_3000;
+    let mut guest = Guest::start("stale", true);
+    let pd = guest.command(&command(0x800, 16));
+    let uar = guest.command(&command(0x802, 16));
+    let eqn = guest.create_eq(uar, 0);
+    let mut input = command(0x400, 0x110);
+    let context = &mut input[0x10..0x50];
+    cqc::LOG_CQ_SIZE.set(context, 4);
+    cqc::UAR_PAGE.set(context, uar.into());
+    cqc::C_EQN.set(context, eqn.into());
+    cqc::DBR_ADDR.set(context, IOVA + RECORDS + 64);
+    input.extend((IOVA + CQ).to_be_bytes());
+    let cqn = guest.command(&input);
+
+    let create = CreateMkeyIn {
+        mkc: Mkc {
+            access_mode: AccessMode::Mtt,
+            access: Access {
+                remote_write: true,
+                ..Access::default()
+            },
+            qpn: firmware_cmds::Qpn::ANY,
+            pd: Pdn::new(pd).unwrap(),
+            len: 4096,
+            log_page_size: LogPageSize::ADAPTER_PAGE,
+            translations_octword_size: 1,
+            ..Mkc::default()
+        },
+        translations_octword_actual_size: 1,
+        ..CreateMkeyIn::default()
+    };
+    let mut input = vec![0; CreateMkeyIn::LEN];
+    create.emit(&mut input).unwrap();
+    let mtt = (IOVA + TARGET) | 3;
+    input.extend([mtt.to_be_bytes(), [0; 8]].concat());
+    let rkey = guest.command(&input) << 8;
+
+    // A QP that is its own peer.
+    let mut context = QpContext::zeroed();
+    for (field, value) in [
+        (qpc::PD, pd),
+        (qpc::RQ_TYPE, 3),
+        (qpc::UAR_PAGE, uar),
+        (qpc::CQN_SND, cqn),
+        (qpc::RWE, 1),
+        (qpc::DBR_ADDR, u32::try_from(IOVA + RECORDS).unwrap()),
+    ] {
+        context.set(field, value);
+    }
+    let mut input = command(0x500, 0x110);
+    input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
+    input.extend((IOVA + SQ).to_be_bytes());
+    let qpn = guest.command(&input);
+    context.set(qpc::REMOTE_QPN, qpn);
+    for opcode in [0x502, 0x503, 0x504] {
+        let mut input = command(opcode, 0x110);
+        input[8..12].copy_from_slice(&qpn.to_be_bytes());
+        input[0x18..0x18 + qpc::QPC_LEN].copy_from_slice(context.bytes());
+        guest.command(&input);
+    }
+
+    guest.client.dma_unmap(IOVA + TARGET, 4096).unwrap();
+    // RDMA WRITE of 8 bytes of inline data.
+    let words = [8, qpn << 8 | 3, 0, 0, 0, 0, rkey, 0, 1 << 31 | 8, 1, 2, 0];
+    let wqe: Vec<u8> = words.into_iter().flat_map(u32::to_be_bytes).collect();
+    guest.memory.write_all_at(&wqe, SQ).unwrap();
+    let record = 1_u32.to_be_bytes();
+    guest.memory.write_all_at(&record, RECORDS + 4).unwrap();
+    let doorbell = u64::from(qpn << 8).to_be_bytes();
+    let at = u64::from(uar) * 4096 + 0x800;
+    guest
+        .client
+        .region_write(VFIO_PCI_BAR0_REGION_INDEX, at, &doorbell)
+        .unwrap();
+    assert_eq!(
+        guest.ended.recv_timeout(PATIENCE).unwrap(),
+        Ok(Outcome::Violation(format!(
+            "access through a translation that was taken back: QP {qpn:#x} MKey {rkey:#x} \
+             va 0x0 iova 0x70013000 (IOVA 0x70013000 is not mapped)"
+        )))
     );
 }
 
