@@ -12,8 +12,8 @@ use kernel::prelude::*;
 use kernel::types::NotThreadSafe;
 use mlx5_odp::xlt::Table;
 use mlx5_odp::{
-    Access, FaultError, Invalidate, LockedPages, NotZapped, PageIndex, PageRun, PageState,
-    Placement, Pressure,
+    FaultError, Invalidate, LockedPages, NotZapped, PageIndex, PageRun, PageState, Placement,
+    Pressure,
 };
 
 use crate::bindings;

@@ -2,9 +2,11 @@
 
 //! One range of one region: faulted in, mapped, published.
 
+use core::num::NonZeroU64;
+
 use crate::driver::{Driver, Intent};
 use crate::region::{Access, FaultError, LockedPages, PageState, Pressure, Region};
-use crate::{PageIndex, PageRun, VaRange};
+use crate::{PageIndex, PageRun, PageShift, VaRange};
 
 /// Pages of 4 KiB faulted in and published under one hold of the region's lock, unless one page
 /// of the region is larger. A longer range takes several, so that an invalidation waits for one of
@@ -42,17 +44,23 @@ pub fn bring_in<R: Region>(
     let pages = placement.pages_of(range);
     let mut next = pages.first;
     let mut base_pages = 0;
-    let size = (WINDOW / placement.shift.base_pages()).max(1);
+    let size = window_pages(placement.shift);
 
     while next < pages.end() {
         // Windows are aligned in the MR, so that concurrent faults agree on them.
-        let end = PageIndex((next.0 / size + 1) * size).min(pages.end());
+        let end = PageIndex((next.0 / size + 1) * size.get()).min(pages.end());
         let window = PageRun::new(next, end);
         for_access(region, window, intent, driver)?;
         base_pages += window.count * placement.shift.base_pages();
         next = end;
     }
     Ok(base_pages)
+}
+
+/// Pages of a region in one window.
+fn window_pages(shift: PageShift) -> NonZeroU64 {
+    let pages = WINDOW.checked_div(shift.base_pages()).unwrap_or(0);
+    NonZeroU64::new(pages).unwrap_or(NonZeroU64::MIN)
 }
 
 /// Picks the access to ask for.
@@ -164,4 +172,17 @@ fn once<R: Region>(region: &R, run: PageRun, access: Access) -> Result<Brought, 
     } else {
         Brought::New
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_holds_two_megabytes_or_a_page() {
+        for (shift, pages) in [(12, 512), (16, 32), (21, 1), (30, 1)] {
+            let shift = PageShift::new(shift).unwrap();
+            assert_eq!(window_pages(shift).get(), pages);
+        }
+    }
 }
