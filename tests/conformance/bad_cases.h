@@ -6,13 +6,14 @@
 #ifndef CONFORMANCE_BAD_CASES_H
 #define CONFORMANCE_BAD_CASES_H
 
+#include "rdma.h"
+
 #include <infiniband/verbs.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define PG		4096
-#define AREA		(4 * PG)	/* the memory under test */
+#define AREA		(4 * PAGE)	/* the memory under test */
 
 /* What is mapped at the area when it is registered. */
 enum memory {

@@ -46,6 +46,17 @@ bool devctl_request(const char *json, char *reply, unsigned int reply_size)
 	return true;
 }
 
+void device_set(const char *knob, unsigned int value)
+{
+	char json[96], reply[256];
+
+	snprintf(json, sizeof(json), "{\"cmd\":\"set\",\"%s\":%u}", knob, value);
+	if (!devctl_request(json, reply, sizeof(reply)))
+		die("%s is not there", DEVCTL_PORT);
+	if (strstr(reply, "\"error\""))
+		die("the device refused %s: %s", json, reply);
+}
+
 bool devctl_number(const char *json, const char *key, uint64_t *value)
 {
 	char quoted[64];

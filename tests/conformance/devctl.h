@@ -15,6 +15,9 @@
 /* Sends one JSON line, fills REPLY with the answer line. False if there is no port. */
 bool devctl_request(const char *json, char *reply, unsigned int reply_size);
 
+/* Sets a knob of the software ConnectX. Dies unless it takes it. */
+void device_set(const char *knob, unsigned int value);
+
 /* The number behind "KEY": in a flat JSON object; false if there is none. */
 bool devctl_number(const char *json, const char *key, uint64_t *value);
 

@@ -63,7 +63,7 @@ static size_t pick_page(struct disturber *d, bool src)
 	off = pick_op(d) * t->op_size;
 	if (src)
 		off = transfer_src_offset(t, t->round, off);
-	return off / PAGE_SIZE + random_below(d, t->op_size / PAGE_SIZE);
+	return off / PAGE + random_below(d, t->op_size / PAGE);
 }
 
 static size_t pick_count(struct disturber *d, size_t first)
@@ -77,10 +77,10 @@ static void drop(struct disturber *d, bool src)
 {
 	struct transfer *t = d->t;
 	size_t first = pick_page(d, src), n = pick_count(d, first), i;
-	uint8_t *at = (src ? t->src : t->dst) + first * PAGE_SIZE;
+	uint8_t *at = (src ? t->src : t->dst) + first * PAGE;
 	uint64_t when;
 
-	if (madvise(at, n * PAGE_SIZE, MADV_DONTNEED)) {
+	if (madvise(at, n * PAGE, MADV_DONTNEED)) {
 		fail(d, "MADV_DONTNEED: %s", strerror(errno));
 		return;
 	}
@@ -93,23 +93,23 @@ static void protect(struct disturber *d, bool src)
 {
 	struct transfer *t = d->t;
 	size_t first = pick_page(d, src), n = pick_count(d, first), op;
-	size_t first_op = first * PAGE_SIZE / t->op_size;
-	size_t last_op = ((first + n) * PAGE_SIZE - 1) / t->op_size;
-	uint8_t *at = (src ? t->src : t->dst) + first * PAGE_SIZE;
+	size_t first_op = first * PAGE / t->op_size;
+	size_t last_op = ((first + n) * PAGE - 1) / t->op_size;
+	uint8_t *at = (src ? t->src : t->dst) + first * PAGE;
 	uint64_t before, after;
 
 	for (op = first_op; !src && op <= last_op; op++)
 		t->op[op].read_only = true;
-	if (mprotect(at, n * PAGE_SIZE, PROT_READ))
+	if (mprotect(at, n * PAGE, PROT_READ))
 		fail(d, "mprotect(PROT_READ): %s", strerror(errno));
-	before = memory_hash(at, n * PAGE_SIZE);
+	before = memory_hash(at, n * PAGE);
 	usleep(READ_ONLY_US);
-	after = memory_hash(at, n * PAGE_SIZE);
+	after = memory_hash(at, n * PAGE);
 	if (before != after)
 		fail(d, "round %llu: %s changed while read-only, offset %zu, %zu pages",
 		     (unsigned long long)t->round, src ? "source" : "target",
-		     first * PAGE_SIZE, n);
-	if (mprotect(at, n * PAGE_SIZE, PROT_READ | PROT_WRITE))
+		     first * PAGE, n);
+	if (mprotect(at, n * PAGE, PROT_READ | PROT_WRITE))
 		fail(d, "mprotect(PROT_READ | PROT_WRITE): %s", strerror(errno));
 	for (op = first_op; !src && op <= last_op; op++) {
 		t->op[op].read_only_end = ++t->clock;
@@ -135,7 +135,7 @@ static enum child_result check_snapshot(const struct transfer *t, size_t op)
 						 transfer_src_offset(t, round - 1, off)) :
 			    word == 0 || word == 0xa5a5a5a5a5a5a5a5ull)
 			continue;
-		if (!word && t->dropped[off / PAGE_SIZE])
+		if (!word && t->dropped[off / PAGE])
 			continue;
 		return CHILD_FOREIGN;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB */
 /*
  * Another process with traffic of its own, to see that a stalled one does not stall
- * it: operations done and the longest time without one.
+ * it: the operations it does.
  */
 #ifndef CONFORMANCE_MONITOR_H
 #define CONFORMANCE_MONITOR_H
@@ -13,8 +13,6 @@
 
 struct monitor_shared {
 	_Atomic uint64_t ops;
-	_Atomic uint64_t max_gap_us;
-	_Atomic uint64_t restart;	/* raised by monitor_window() */
 	atomic_bool failed, stop;
 };
 
@@ -30,13 +28,13 @@ struct monitor {
  */
 void monitor_start(struct monitor *m, const char *dev, bool faulting);
 
-/* From now on count operations and gaps anew. */
+/* From now on count operations anew. */
 void monitor_window(struct monitor *m);
 
-/* The numbers since monitor_window(). */
-void monitor_read(const struct monitor *m, uint64_t *ops, double *max_gap_s);
+/* Since monitor_window(). */
+uint64_t monitor_ops(const struct monitor *m);
 
-/* False if an operation of the monitor failed. */
+/* False if an operation of the monitor failed, or its end. */
 bool monitor_stop(struct monitor *m);
 
 #endif

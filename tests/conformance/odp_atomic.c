@@ -15,33 +15,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PAGE	4096u
 #define SEED	1
 
 struct options {
 	const char *dev;
 	uint64_t pages, min_faults;
 };
-
-struct area {
-	uint8_t *mem;
-	struct ibv_mr *mr;
-};
-
-static struct area map_area(struct device *dev, size_t len, int access)
-{
-	struct area area = {
-		.mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-	};
-
-	if (area.mem == MAP_FAILED)
-		die("mmap: %s", strerror(errno));
-	/* A huge page would make one fault of 512. */
-	madvise(area.mem, len, MADV_NOHUGEPAGE);
-	area.mr = odp_mr(dev, area.mem, len, access);
-	return area;
-}
 
 /* The operand for a page, and where in the page it goes. */
 static uint64_t operand(uint64_t page)
@@ -56,28 +35,23 @@ static uint64_t place(uint64_t page)
 
 /* Adds to every page; each result, in a page of its own, must be EXPECTED operands. */
 static void add_to_all(struct report *r, struct pair *pair, uint64_t pages,
-		       struct area *target, struct area *result, uint64_t expected)
+		       struct region *target, struct region *result, uint64_t expected)
 {
 	struct transfer_op op = {
 		.opcode = IBV_WR_ATOMIC_FETCH_AND_ADD, .length = 8,
 		.lkey = result->mr->lkey, .rkey = target->mr->rkey,
 	};
 	uint64_t page, old;
-	struct ibv_wc wc;
+	int status;
 
 	for (page = 0; page < pages && r->ok; page++) {
 		op.local = result->mem + place(page);
 		op.remote = (uintptr_t)target->mem + place(page);
 		op.add = operand(page);
-		if (pair_post(pair, &op))
-			die("ibv_post_send failed");
-		if (!pair_poll(pair, REQUESTER, &wc, 20)) {
-			report_fail(r, "page %llu: no completion", (unsigned long long)page);
-			return;
-		}
-		if (wc.status) {
+		status = pair_do(pair, &op, 20);
+		if (status) {
 			report_fail(r, "page %llu: %s", (unsigned long long)page,
-				    wc_status_name(wc.status));
+				    wc_status_name(status));
 			return;
 		}
 		memcpy(&old, result->mem + place(page), sizeof(old));
@@ -89,13 +63,13 @@ static void add_to_all(struct report *r, struct pair *pair, uint64_t pages,
 }
 
 /* Each page holds FACTOR operands in its place and nothing else. */
-static void verify(struct report *r, const char *what, const struct area *area,
+static void verify(struct report *r, const char *what, const struct region *region,
 		   uint64_t pages, uint64_t factor)
 {
 	uint64_t off, word, due;
 
 	for (off = 0; off < pages * PAGE; off += 8) {
-		memcpy(&word, area->mem + off, sizeof(word));
+		memcpy(&word, region->mem + off, sizeof(word));
 		due = off == place(off / PAGE) ? factor * operand(off / PAGE) : 0;
 		if (word != due) {
 			report_fail(r, "%s, offset %llu: %#llx, not %#llx", what,
@@ -109,14 +83,15 @@ static void verify(struct report *r, const char *what, const struct area *area,
 static void run(struct device *dev, const struct options *o)
 {
 	size_t len = o->pages * PAGE;
-	struct area target = map_area(dev, len, IBV_ACCESS_LOCAL_WRITE |
-						IBV_ACCESS_REMOTE_ATOMIC);
-	struct area result = map_area(dev, len, IBV_ACCESS_LOCAL_WRITE);
+	struct region target, result;
 	struct counted before, after;
 	struct pair pair;
 	struct report r;
 	double start;
 
+	region_open(&target, dev, len, IBV_ACCESS_ON_DEMAND | IBV_ACCESS_LOCAL_WRITE |
+				       IBV_ACCESS_REMOTE_ATOMIC);
+	region_open(&result, dev, len, IBV_ACCESS_ON_DEMAND | IBV_ACCESS_LOCAL_WRITE);
 	pair_create(&pair, dev, 1, PAIR_TIMEOUT);
 	report_begin(&r, "fetch-and-add-absent");
 	counted_now(dev->name, &before);
@@ -137,10 +112,8 @@ static void run(struct device *dev, const struct options *o)
 	report_end(&r);
 
 	pair_destroy(&pair);
-	if (ibv_dereg_mr(target.mr) || ibv_dereg_mr(result.mr))
-		die("%s: ibv_dereg_mr: %s", dev->name, strerror(errno));
-	munmap(target.mem, len);
-	munmap(result.mem, len);
+	region_close(&target);
+	region_close(&result);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define HUGE		(2ul << 20)
-#define GUARD		(2 * PG)		/* before and behind the area */
+#define GUARD		(2 * PAGE)		/* before and behind the area */
 #define ARENA		(GUARD + AREA + GUARD)
 #define AREA_SEED	7
 #define PEER_SEED	9
@@ -37,7 +37,7 @@ struct bench {
 	struct ibv_mr *peer_mr;
 	uint8_t before[ARENA], after[ARENA];	/* of the arena; unreadable: zero */
 	uint8_t peer_before[AREA];
-	bool readable[ARENA / PG];
+	bool readable[ARENA / PAGE];
 };
 
 static void *map_fixed(void *at, size_t len, int prot, int flags, int fd)
@@ -89,7 +89,7 @@ static void prepare(struct bench *b, enum memory memory)
 		map_fixed(b->area, AREA, PROT_READ, MAP_SHARED, STDIN_FILENO);
 		break;
 	case HOLE:
-		munmap(b->area + PG, PG);
+		munmap(b->area + PAGE, PAGE);
 		break;
 	default:
 		break;
@@ -135,13 +135,13 @@ static void snapshot(struct bench *b, uint8_t *copy, const struct bad_case *c)
 	/* What may have been written behind PROT_NONE must be seen, too. */
 	if (c->memory == NO_ACCESS)
 		protect(b->area, AREA, PROT_READ);
-	for (page = 0; page < ARENA / PG; page++) {
-		uint8_t *to = copy + page * PG;
+	for (page = 0; page < ARENA / PAGE; page++) {
+		uint8_t *to = copy + page * PAGE;
 
-		b->readable[page] = write(pipefd[1], b->arena + page * PG, PG) == PG;
+		b->readable[page] = write(pipefd[1], b->arena + page * PAGE, PAGE) == PAGE;
 		if (!b->readable[page])
-			memset(to, 0, PG);
-		else if (read(pipefd[0], to, PG) != PG)
+			memset(to, 0, PAGE);
+		else if (read(pipefd[0], to, PAGE) != PAGE)
 			die("pipe: %s", strerror(errno));
 	}
 	if (c->memory == NO_ACCESS)
@@ -256,10 +256,10 @@ static const char *effect_of(struct bench *b, const struct bad_case *c, struct r
 	}
 	for (i = 0; i < ARENA; i++)
 		if (!(to_area && i >= at && i < at + c->op_len) &&
-		    b->readable[i / PG] && b->before[i] != b->after[i])
+		    b->readable[i / PAGE] && b->before[i] != b->after[i])
 			report_fail(r, "memory outside of the operation changed, arena offset %zu", i);
 	for (i = 0; i < c->op_len; i++) {
-		if (to_area && !b->readable[(at + i) / PG])
+		if (to_area && !b->readable[(at + i) / PAGE])
 			continue;
 		old += is[i] != was[i];
 		new += is[i] != data[i];

@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +32,10 @@
 
 #define LEN		(1ul << 20)
 #define OP_LEN		(64u << 10)
-#define UMR_DELAY_MS	1500
+#define UMR_DELAY_MS	2000
 #define UFFD_KILL_MS	1000	/* from the start of the stall to SIGKILL, at least */
 #define UMR_KILL_MS	300
+#define HELD_WITHIN_MS	10000	/* the fault, after the child has begun */
 #define HOLD_ON_MS	800	/* userfaultfd holds on for so long after SIGKILL */
 #define GONE_WITHIN_S	8.0	/* after the hold has ended */
 #define OTHERS_OPS	5	/* of the other process while the fault is held ... */
@@ -106,81 +108,89 @@ static int hear(int sock)
 
 static void set_umr_delay(unsigned int ms)
 {
-	char json[64], reply[256];
-
-	snprintf(json, sizeof(json), "{\"cmd\":\"set\",\"umr_delay_ms\":%u}", ms);
-	if (!devctl_request(json, reply, sizeof(reply)) || strstr(reply, "error"))
-		die("the device refused %s: %s", json, reply);
+	device_set("umr_delay_ms", ms);
 }
+
+/* However this program ends, the next one gets a quick device. */
+static void reset_umr_delay(void)
+{
+	set_umr_delay(0);
+}
+
+/* How far a child is with what a slow device must hold up; shared with it. */
+enum progress { SETTING_UP, BEGUN, THROUGH };
 
 struct victim {
 	struct device dev;
 	struct pair pair;
-	struct ibv_mr *mr, *src_mr;
-	uint8_t *mem, *src;
+	struct region target, src;
 };
 
 static void victim_setup(struct victim *v, const char *dev)
 {
 	device_open(&v->dev, dev);
-	v->mem = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	v->src = mmap(NULL, OP_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (v->mem == MAP_FAILED || v->src == MAP_FAILED)
-		die("mmap: %s", strerror(errno));
-	memset(v->src, 0x77, OP_LEN);
-	v->src_mr = ibv_reg_mr(v->dev.pd, v->src, OP_LEN, 0);
-	if (!v->src_mr)
-		die("registering memory: %s", strerror(errno));
-	v->mr = odp_mr(&v->dev, v->mem, LEN, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+	region_open(&v->src, &v->dev, OP_LEN, 0);
+	memset(v->src.mem, 0x77, OP_LEN);
+	region_open(&v->target, &v->dev, LEN, IBV_ACCESS_ON_DEMAND | IBV_ACCESS_LOCAL_WRITE |
+					      IBV_ACCESS_REMOTE_WRITE);
 	pair_create(&v->pair, &v->dev, 4, 21);
 }
 
-static void victim_write(struct victim *v, size_t off)
+static struct transfer_op victim_write(const struct victim *v, size_t off)
 {
-	struct transfer_op op = {
-		.opcode = IBV_WR_RDMA_WRITE, .local = v->src, .length = OP_LEN,
-		.lkey = v->src_mr->lkey, .remote = (uintptr_t)v->mem + off,
-		.rkey = v->mr->rkey,
+	return (struct transfer_op) {
+		.opcode = IBV_WR_RDMA_WRITE, .local = v->src.mem, .length = OP_LEN,
+		.lkey = v->src.mr->lkey, .remote = (uintptr_t)v->target.mem + off,
+		.rkey = v->target.mr->rkey,
 	};
-
-	if (pair_post(&v->pair, &op))
-		die("ibv_post_send failed");
 }
 
-static void victim_main(const char *dev, enum stall stall, int sock)
+static void victim_first_write(struct victim *v)
 {
+	struct transfer_op op = victim_write(v, 0);
+	int status = pair_do(&v->pair, &op, 10);
+
+	if (status)
+		die("the first WRITE: %s", wc_status_name(status));
+}
+
+static void victim_main(const char *dev, enum stall stall, int sock, _Atomic int *progress)
+{
+	struct transfer_op op;
 	struct victim v;
-	struct ibv_wc wc;
 	int fd;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	victim_setup(&v, dev);
+	op = victim_write(&v, 0);
 	switch (stall) {
 	case STALL_UFFD_PARENT:
-		fd = uffd_hold(v.mem, LEN);
+		fd = uffd_hold(v.target.mem, LEN);
 		tell(sock, fd);
 		close(fd);
-		victim_write(&v, 0);
+		pair_do(&v.pair, &op, 0);
 		break;
 	case STALL_UFFD_CHILD:
-		fd = uffd_hold(v.mem, LEN);
-		victim_write(&v, 0);
+		fd = uffd_hold(v.target.mem, LEN);
+		pair_do(&v.pair, &op, 0);
 		if (!uffd_wait(fd, 10000))
 			die("the device does not fault");
 		tell(sock, -1);
 		break;
 	case STALL_UMR_FAULT:
 		set_umr_delay(UMR_DELAY_MS);
-		victim_write(&v, 0);
 		tell(sock, -1);
+		*progress = BEGUN;
+		pair_do(&v.pair, &op, 30);
+		*progress = THROUGH;
 		break;
 	case STALL_UMR_INVALIDATION:
-		victim_write(&v, 0);
-		if (!pair_poll(&v.pair, REQUESTER, &wc, 10) || wc.status)
-			die("the first WRITE failed");
+		victim_first_write(&v);
 		set_umr_delay(UMR_DELAY_MS);
 		tell(sock, -1);
-		madvise(v.mem, LEN, MADV_DONTNEED);
+		*progress = BEGUN;
+		madvise(v.target.mem, LEN, MADV_DONTNEED);
+		*progress = THROUGH;
 		break;
 	}
 	for (;;)
@@ -213,32 +223,69 @@ static bool wait_gone(pid_t pid, double deadline)
 	return true;
 }
 
-static bool others_progress(const struct monitor *m)
-{
-	uint64_t ops;
-	double gap;
+/* What run_case() waits for, each within a time. */
+struct scene {
+	struct monitor monitor;
+	const char *dev;
+	enum stall stall;
+	_Atomic int *progress;
+	struct device_counters before;	/* of the child's own faults */
+};
 
-	monitor_read(m, &ops, &gap);
-	return ops >= OTHERS_OPS;
+/* Does the slow device hold what the child has begun? */
+static bool held_by_umr(const struct scene *s)
+{
+	struct device_counters now;
+
+	if (*s->progress != BEGUN)
+		return false;
+	/* madvise() waits for the device. A fault is one that was not resumed. */
+	if (s->stall == STALL_UMR_INVALIDATION)
+		return true;
+	device_counters(s->dev, &now);
+	return now.faults - s->before.faults > now.resumes_ok - s->before.resumes_ok +
+					       now.resumes_error - s->before.resumes_error;
+}
+
+static bool others_served(const struct scene *s)
+{
+	return monitor_ops(&s->monitor) >= OTHERS_OPS;
+}
+
+static bool wait_for(bool (*what)(const struct scene *), const struct scene *s,
+		     unsigned int ms)
+{
+	double start = now();
+
+	while (!what(s)) {
+		if (now() - start > ms * 1e-3)
+			return false;
+		sleep_ms(5);
+	}
+	return true;
 }
 
 static void run_case(const char *dev, const struct kill_case *c)
 {
 	bool umr = c->stall == STALL_UMR_FAULT || c->stall == STALL_UMR_INVALIDATION;
+	struct scene s = { .dev = dev, .stall = c->stall };
 	char before[256], after[256];
-	double start, gap, killed, gone_s;
-	struct monitor m;
+	double start, killed, gone_s;
 	struct report r;
 	int socks[2], fd;
-	uint64_t ops;
 	pid_t child;
 	bool gone;
 
 	report_begin(&r, "kill");
 	report_str(&r, "case", c->name);
 	/* All UMRs are slow with the knob set, so the other process must not need any. */
-	monitor_start(&m, dev, !umr);
+	monitor_start(&s.monitor, dev, !umr);
 	count_objects(dev, before, sizeof(before));
+	device_counters(dev, &s.before);
+	s.progress = mmap(NULL, sizeof(*s.progress), PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (s.progress == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks))
 		die("socketpair: %s", strerror(errno));
 	child = fork();
@@ -246,21 +293,25 @@ static void run_case(const char *dev, const struct kill_case *c)
 		die("fork: %s", strerror(errno));
 	if (!child) {
 		close(socks[0]);
-		victim_main(dev, c->stall, socks[1]);
+		victim_main(dev, c->stall, socks[1], s.progress);
 	}
 	close(socks[1]);
 	fd = hear(socks[0]);
-	if (fd >= 0 && !uffd_wait(fd, 10000))
+	if (fd >= 0 && !uffd_wait(fd, HELD_WITHIN_MS))
 		report_fail(&r, "the device does not fault");
+	if (umr && !wait_for(held_by_umr, &s, HELD_WITHIN_MS))
+		report_fail(&r, "the slow device holds nothing");
 	start = now();
-	monitor_window(&m);
+	monitor_window(&s.monitor);
 	sleep_ms(umr ? UMR_KILL_MS : UFFD_KILL_MS);
-	/* The hold lasts until the child is killed: who waits for it, waits for ever. */
-	while (!umr && !others_progress(&m) && now() - start < OTHERS_MS * 1e-3)
-		sleep_ms(5);
-	if (!umr && !others_progress(&m))
+	/* userfaultfd holds until the child is killed: who waits for it, waits for ever. */
+	if (!wait_for(others_served, &s, umr ? UMR_DELAY_MS : OTHERS_MS))
 		report_fail(&r, "the other process is stalled while the fault is held");
+	if (umr && !held_by_umr(&s))
+		report_fail(&r, "nothing is held any more when SIGKILL comes, after %.3f s",
+			    now() - start);
 	report_seconds(&r, "held_s", now() - start);
+	report_u64(&r, "others_ops", monitor_ops(&s.monitor));
 	kill(child, SIGKILL);
 	killed = now();
 	gone = wait_gone(child, killed + HOLD_ON_MS * 1e-3);
@@ -272,14 +323,10 @@ static void run_case(const char *dev, const struct kill_case *c)
 		gone = wait_gone(child, now() + GONE_WITHIN_S);
 		gone_s = now() - killed;
 	}
+	report_str(&r, "end", gone ? "gone" : "stays");
 	if (!gone)
 		report_fail(&r, "the child is still there %.1f s after SIGKILL", gone_s);
 	report_seconds(&r, "gone_s", gone_s);
-	monitor_read(&m, &ops, &gap);
-	report_u64(&r, "others_ops", ops);
-	report_seconds(&r, "others_max_gap_s", gap);
-	if (umr && (!ops || gap >= UMR_DELAY_MS * 1e-3))
-		report_fail(&r, "the other process was stalled for %.3f s", gap);
 	if (umr)
 		set_umr_delay(0);
 	sleep_ms(100);
@@ -287,9 +334,10 @@ static void run_case(const char *dev, const struct kill_case *c)
 	report_str(&r, "objects", after);
 	if (strcmp(before, after))
 		report_fail(&r, "left behind: before %s, after %s", before, after);
-	if (!monitor_stop(&m))
+	if (!monitor_stop(&s.monitor))
 		report_fail(&r, "an operation of the other process failed");
 	close(socks[0]);
+	munmap((void *)s.progress, sizeof(*s.progress));
 	report_end(&r);
 }
 
@@ -297,7 +345,7 @@ static void *drop_thread(void *arg)
 {
 	struct victim *v = arg;
 
-	madvise(v->mem, LEN / 2, MADV_DONTNEED);
+	madvise(v->target.mem, LEN / 2, MADV_DONTNEED);
 	return NULL;
 }
 
@@ -307,41 +355,38 @@ static void *drop_thread(void *arg)
  */
 static void slow_invalidation(const char *dev)
 {
-	struct ibv_wc wc = { .status = -1 };
+	struct transfer_op op;
 	struct victim v;
 	struct report r;
 	pthread_t thread;
 	double start;
+	int status;
 
 	report_begin(&r, "kill");
 	report_str(&r, "case", SLOW_INVALIDATION);
 	victim_setup(&v, dev);
-	victim_write(&v, 0);
-	if (!pair_poll(&v.pair, REQUESTER, &wc, 10) || wc.status)
-		die("the first WRITE failed");
+	victim_first_write(&v);
 	set_umr_delay(UMR_DELAY_MS);
 	start = now();
 	if (pthread_create(&thread, NULL, drop_thread, &v))
 		die("pthread_create failed");
 	sleep_ms(100);
-	victim_write(&v, LEN / 2);
-	if (!pair_poll(&v.pair, REQUESTER, &wc, 20)) {
-		report_str(&r, "local", "timeout");
+	op = victim_write(&v, LEN / 2);
+	status = pair_do(&v.pair, &op, 20);
+	report_str(&r, "local", wc_status_name(status));
+	if (status == NO_COMPLETION)
 		report_fail(&r, "no completion within 20 s");
-	} else {
-		report_str(&r, "local", wc_status_name(wc.status));
-	}
 	report_seconds(&r, "seconds", now() - start);
 	set_umr_delay(0);
 	pthread_join(thread, NULL);
 	sleep_ms(50);
 	report_str(&r, "local_qp", qp_state_name(pair_state(&v.pair, REQUESTER)));
 	report_str(&r, "remote_qp", qp_state_name(pair_state(&v.pair, RESPONDER)));
-	if (wc.status == IBV_WC_SUCCESS && memcmp(v.mem + LEN / 2, v.src, OP_LEN))
+	if (status == IBV_WC_SUCCESS && memcmp(v.target.mem + LEN / 2, v.src.mem, OP_LEN))
 		report_fail(&r, "success, but the data is not there");
 	pair_destroy(&v.pair);
-	ibv_dereg_mr(v.mr);
-	ibv_dereg_mr(v.src_mr);
+	region_close(&v.target);
+	region_close(&v.src);
 	device_close(&v.dev);
 	report_end(&r);
 }
@@ -390,6 +435,8 @@ int main(int argc, char **argv)
 		      stderr);
 		o.umr = false;
 	}
+	if (o.umr)
+		atexit(reset_umr_delay);
 	while (o.repeat--) {
 		for (i = 0; i < N_CASES; i++)
 			if ((o.umr || cases[i].stall <= STALL_UFFD_CHILD) &&

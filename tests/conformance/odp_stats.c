@@ -15,14 +15,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PAGE	4096u
 #define OP_LEN	(64u << 10)
 
 struct state {
 	struct device dev;
 	struct pair pair;
-	struct ibv_mr *mr, *src_mr;
-	uint8_t *mem, *src;
+	struct region target, src;
 	uint64_t pages;
 	struct counted counted;
 };
@@ -45,20 +43,17 @@ static void report_phase(struct state *s, const char *phase, const char *error)
 static const char *write_all(struct state *s)
 {
 	struct transfer_op op = {
-		.opcode = IBV_WR_RDMA_WRITE, .local = s->src, .length = OP_LEN,
-		.lkey = s->src_mr->lkey, .rkey = s->mr->rkey,
+		.opcode = IBV_WR_RDMA_WRITE, .local = s->src.mem, .length = OP_LEN,
+		.lkey = s->src.mr->lkey, .rkey = s->target.mr->rkey,
 	};
-	struct ibv_wc wc;
 	uint64_t off;
+	int status;
 
-	for (off = 0; off < s->pages * PAGE; off += OP_LEN) {
-		op.remote = (uintptr_t)s->mem + off;
-		if (pair_post(&s->pair, &op))
-			return "ibv_post_send failed";
-		if (!pair_poll(&s->pair, REQUESTER, &wc, 20))
-			return "no completion";
-		if (wc.status)
-			return wc_status_name(wc.status);
+	for (off = 0; off < s->target.len; off += OP_LEN) {
+		op.remote = (uintptr_t)s->target.mem + off;
+		status = pair_do(&s->pair, &op, 20);
+		if (status)
+			return wc_status_name(status);
 	}
 	return NULL;
 }
@@ -102,43 +97,36 @@ int main(int argc, char **argv)
 	if (!len || len % OP_LEN)
 		die("--pages must be a multiple of %u", OP_LEN / PAGE);
 	device_open(&s.dev, o.dev);
-	s.mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	s.src = mmap(NULL, OP_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (s.mem == MAP_FAILED || s.src == MAP_FAILED)
-		die("mmap: %s", strerror(errno));
-	/* A huge page may only go as a whole, and come when nobody asked. */
-	madvise(s.mem, len, MADV_NOHUGEPAGE);
-	s.src_mr = ibv_reg_mr(s.dev.pd, s.src, OP_LEN, 0);
-	if (!s.src_mr)
-		die("registering memory: %s", strerror(errno));
+	region_open(&s.src, &s.dev, OP_LEN, 0);
 	pair_create(&s.pair, &s.dev, 1, PAIR_TIMEOUT);
 
 	counted_now(s.dev.name, &s.counted);
-	s.mr = odp_mr(&s.dev, s.mem, len, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+	region_open(&s.target, &s.dev, len, IBV_ACCESS_ON_DEMAND | IBV_ACCESS_LOCAL_WRITE |
+					    IBV_ACCESS_REMOTE_WRITE);
 	report_phase(&s, "register-absent", NULL);
 	report_phase(&s, "nothing", NULL);
 	error = write_all(&s);
 	report_phase(&s, "write-absent", error);
 	error = write_all(&s);
 	report_phase(&s, "write-present", error);
-	error = madvise(s.mem, len, MADV_DONTNEED) ? strerror(errno) : NULL;
+	error = madvise(s.target.mem, len, MADV_DONTNEED) ? strerror(errno) : NULL;
 	report_phase(&s, "drop-present", error);
-	error = madvise(s.mem, len, MADV_DONTNEED) ? strerror(errno) : NULL;
+	error = madvise(s.target.mem, len, MADV_DONTNEED) ? strerror(errno) : NULL;
 	report_phase(&s, "drop-absent", error);
 	error = write_all(&s);
 	report_phase(&s, "write-dropped", error);
 	/* Eight pages of every sixteen: eight entries are one UMR octword group. */
 	for (size_t page = 0; page < s.pages; page += 16)
-		madvise(s.mem + page * PAGE, 8 * PAGE, MADV_DONTNEED);
+		madvise(s.target.mem + page * PAGE, 8 * PAGE, MADV_DONTNEED);
 	report_phase(&s, "drop-half", NULL);
 	error = write_all(&s);
 	report_phase(&s, "write-half", error);
-	error = munmap(s.mem, len) ? strerror(errno) : NULL;
+	error = munmap(s.target.mem, len) ? strerror(errno) : NULL;
 	report_phase(&s, "unmap", error);
 
 	pair_destroy(&s.pair);
-	ibv_dereg_mr(s.mr);
-	ibv_dereg_mr(s.src_mr);
+	region_close(&s.target);
+	region_close(&s.src);
 	device_close(&s.dev);
 	return report_exit_status();
 }

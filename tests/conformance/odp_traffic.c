@@ -40,11 +40,12 @@ static unsigned int parse_disturb(char *list)
 	return bits;
 }
 
-static void run_direction(struct device *dev, const struct options *o, enum direction dir)
+static void run_direction(struct device *dev, const struct options *o, int source_fd,
+			  enum direction dir)
 {
 	struct transfer t = {
 		.dev = dev, .dir = dir, .size = o->size, .op_size = o->op_size,
-		.seed = o->seed, .stall_s = o->stall_s,
+		.seed = o->seed, .stall_s = o->stall_s, .source_fd = source_fd,
 	};
 	struct disturber d = {
 		.t = &t, .enabled = o->disturb, .every = o->every,
@@ -66,8 +67,7 @@ static void run_direction(struct device *dev, const struct options *o, enum dire
 	report_begin(&r, name);
 	t.report = &r;
 
-	/* A plain WRITE has a pinned source, so that every fault is one of its target. */
-	transfer_setup(&t, dir == DIR_WRITE && !o->disturb, o->depth);
+	transfer_setup(&t, !o->disturb, o->depth);
 	report_u64(&r, "src_absent_pages", t.src_absent);
 	report_u64(&r, "dst_absent_pages", t.dst_absent);
 	if (dir == DIR_WRITE && t.dst_absent != t.pages)
@@ -154,17 +154,19 @@ int main(int argc, char **argv)
 		.every = 4, .stall_s = 30, .write = true, .read = true,
 	};
 	struct device dev;
+	int source_fd;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
-	if (!o.op_size || o.op_size % PAGE_SIZE || !o.size || o.size % o.op_size ||
+	if (!o.op_size || o.op_size % PAGE || !o.size || o.size % o.op_size ||
 	    o.op_size > UINT32_MAX || !o.depth)
 		die("--size must be a multiple of --op-size, and that of 4K; --depth not 0");
 
 	device_open(&dev, o.dev);
+	source_fd = transfer_source(o.size, o.seed);
 	if (o.write)
-		run_direction(&dev, &o, DIR_WRITE);
+		run_direction(&dev, &o, source_fd, DIR_WRITE);
 	if (o.read)
-		run_direction(&dev, &o, DIR_READ);
+		run_direction(&dev, &o, source_fd, DIR_READ);
 	device_close(&dev);
 	return report_exit_status();
 }

@@ -26,8 +26,7 @@
 struct zap {
 	struct device dev;
 	struct pair pair;
-	struct ibv_mr *mr, *sink_mr;
-	uint8_t *mem, *sink;
+	struct region target, sink;
 	struct report *report;
 	unsigned int fail_zaps;
 	unsigned int refused;
@@ -37,20 +36,13 @@ struct zap {
 static int device_read(struct zap *z, unsigned int i)
 {
 	struct transfer_op op = {
-		.opcode = IBV_WR_RDMA_READ, .local = z->sink, .length = RANGE,
-		.lkey = z->sink_mr->lkey, .remote = (uintptr_t)z->mem + i * RANGE,
-		.rkey = z->mr->rkey,
+		.opcode = IBV_WR_RDMA_READ, .local = z->sink.mem, .length = RANGE,
+		.lkey = z->sink.mr->lkey, .remote = (uintptr_t)z->target.mem + i * RANGE,
+		.rkey = z->target.mr->rkey,
 	};
-	struct ibv_wc wc;
 
-	memset(z->sink, 0xa5, RANGE);
-	if (pair_post(&z->pair, &op))
-		die("ibv_post_send failed");
-	if (!pair_poll(&z->pair, REQUESTER, &wc, 20)) {
-		report_fail(z->report, "range %u: no completion", i);
-		return -1;
-	}
-	return wc.status;
+	memset(z->sink.mem, 0xa5, RANGE);
+	return pair_do(&z->pair, &op, 20);
 }
 
 static void check_dropped(struct zap *z, unsigned int i)
@@ -69,11 +61,11 @@ static void check_dropped(struct zap *z, unsigned int i)
 		return;
 	}
 	for (off = 0; off < RANGE; off++)
-		if (z->sink[off])
+		if (z->sink.mem[off])
 			break;
 	if (off < RANGE)
 		report_fail(z->report, "range %u: the device still reads the dropped page, offset %zu is %#x",
-			    i, off, z->sink[off]);
+			    i, off, z->sink.mem[off]);
 }
 
 static void check_unmapped(struct zap *z, unsigned int i)
@@ -84,15 +76,6 @@ static void check_unmapped(struct zap *z, unsigned int i)
 		report_fail(z->report, "range %u, unmapped: %s", i, wc_status_name(status));
 	if (status != IBV_WC_SUCCESS)
 		pair_reconnect(&z->pair);
-}
-
-static void fail_umrs(unsigned int count)
-{
-	char json[64], reply[256];
-
-	snprintf(json, sizeof(json), "{\"cmd\":\"set\",\"umr_fail_count\":%u}", count);
-	if (!devctl_request(json, reply, sizeof(reply)) || strstr(reply, "error"))
-		die("the device refused %s", json);
 }
 
 static void run(struct zap *z, unsigned int ranges)
@@ -106,18 +89,18 @@ static void run(struct zap *z, unsigned int ranges)
 	z->report = &r;
 	device_counters(z->dev.name, &before);
 	for (i = 0; i < ranges && r.ok; i++) {
-		pattern_fill(z->mem + i * RANGE, RANGE, 1, i * RANGE);
+		pattern_fill(z->target.mem + i * RANGE, RANGE, 1, i * RANGE);
 		status = device_read(z, i);
-		if (status || pattern_check(z->sink, RANGE, 1, i * RANGE) != RANGE)
+		if (status || pattern_check(z->sink.mem, RANGE, 1, i * RANGE) != RANGE)
 			report_fail(&r, "range %u, present: %s", i,
 				    status ? wc_status_name(status) : "wrong data");
 	}
 	if (z->fail_zaps)
-		fail_umrs(z->fail_zaps);
+		device_set("umr_fail_count", z->fail_zaps);
 	/* All are taken away before the first is accessed, so that pages are reused. */
 	for (i = 0; i < ranges && r.ok; i++)
-		if (i % 4 == 3 ? munmap(z->mem + i * RANGE, RANGE) :
-				 madvise(z->mem + i * RANGE, RANGE, MADV_DONTNEED))
+		if (i % 4 == 3 ? munmap(z->target.mem + i * RANGE, RANGE) :
+				 madvise(z->target.mem + i * RANGE, RANGE, MADV_DONTNEED))
 			die("taking range %u away: %s", i, strerror(errno));
 	for (i = 0; i < ranges; i++)
 		if (i % 4 == 3)
@@ -127,7 +110,7 @@ static void run(struct zap *z, unsigned int ranges)
 	device_counters(z->dev.name, &after);
 	report_u64(&r, "ranges", ranges);
 	if (z->fail_zaps) {
-		fail_umrs(0);
+		device_set("umr_fail_count", 0);
 		report_u64(&r, "refused", z->refused);
 	}
 	if (after.valid)
@@ -171,29 +154,20 @@ int main(int argc, char **argv)
 {
 	struct options o = { .ranges = 64 };
 	struct zap z = { 0 };
-	size_t len;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 	if (!o.ranges)
 		die("--ranges must not be 0");
-	len = (size_t)o.ranges * RANGE;
 	z.fail_zaps = o.fail_zaps;
 	device_open(&z.dev, o.dev);
-	z.mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	z.sink = mmap(NULL, RANGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (z.mem == MAP_FAILED || z.sink == MAP_FAILED)
-		die("mmap: %s", strerror(errno));
-	z.sink_mr = ibv_reg_mr(z.dev.pd, z.sink, RANGE, IBV_ACCESS_LOCAL_WRITE);
-	if (!z.sink_mr)
-		die("registering memory: %s", strerror(errno));
-	z.mr = odp_mr(&z.dev, z.mem, len,
-		      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
+	region_open(&z.sink, &z.dev, RANGE, IBV_ACCESS_LOCAL_WRITE);
+	region_open(&z.target, &z.dev, (size_t)o.ranges * RANGE,
+		    IBV_ACCESS_ON_DEMAND | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
 	pair_create(&z.pair, &z.dev, 1, PAIR_TIMEOUT);
 	run(&z, o.ranges);
 	pair_destroy(&z.pair);
-	ibv_dereg_mr(z.mr);
-	ibv_dereg_mr(z.sink_mr);
+	region_close(&z.target);
+	region_close(&z.sink);
 	device_close(&z.dev);
 	return report_exit_status();
 }

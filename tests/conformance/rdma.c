@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+#define _GNU_SOURCE
 #include "rdma.h"
 #include "report.h"
 
@@ -6,6 +7,7 @@
 #include <stdio.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static void select_gid(struct device *dev)
 {
@@ -275,6 +277,16 @@ bool pair_poll(struct pair *pair, int side, struct ibv_wc *wc, double timeout_s)
 	}
 }
 
+int pair_do(struct pair *pair, const struct transfer_op *op, double timeout_s)
+{
+	struct ibv_wc wc;
+	int err = pair_post(pair, op);
+
+	if (err)
+		die("%s: ibv_post_send: %s", pair->dev->name, strerror(err));
+	return pair_poll(pair, REQUESTER, &wc, timeout_s) ? (int)wc.status : NO_COMPLETION;
+}
+
 enum ibv_qp_state pair_state(struct pair *pair, int side)
 {
 	struct ibv_qp_init_attr init;
@@ -303,6 +315,7 @@ const char *wc_status_name(int status)
 	static char other[24];
 
 	switch (status) {
+	case NO_COMPLETION: return "no-completion";
 	case IBV_WC_SUCCESS: return "success";
 	case IBV_WC_LOC_LEN_ERR: return "local-length";
 	case IBV_WC_LOC_QP_OP_ERR: return "local-qp-operation";
@@ -328,4 +341,28 @@ struct ibv_mr *odp_mr(struct device *dev, void *addr, size_t length, int access)
 		die("%s: registering %zu bytes with access %#x on demand: %s",
 		    dev->name, length, access, strerror(errno));
 	return mr;
+}
+
+void region_open(struct region *region, struct device *dev, size_t len, int access)
+{
+	region->len = len;
+	region->mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (region->mem == MAP_FAILED)
+		die("mapping %zu bytes: %s", len, strerror(errno));
+	/* A huge page may only go as a whole, and come when nobody asked. */
+	madvise(region->mem, len, MADV_NOHUGEPAGE);
+	region->mr = ibv_reg_mr(dev->pd, region->mem, len, access);
+	if (!region->mr)
+		die("%s: registering %zu bytes with access %#x: %s", dev->name, len, access,
+		    strerror(errno));
+}
+
+void region_close(struct region *region)
+{
+	int err = ibv_dereg_mr(region->mr);
+
+	if (err)
+		die("ibv_dereg_mr: %s", strerror(err));
+	munmap(region->mem, region->len);
 }

@@ -8,9 +8,11 @@
 
 #include <infiniband/verbs.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-#define RDMA_PORT 1
+#define PAGE		4096
+#define RDMA_PORT	1
 
 struct device {
 	const char *name;
@@ -71,8 +73,27 @@ bool pair_poll(struct pair *pair, int side, struct ibv_wc *wc, double timeout_s)
 enum ibv_qp_state pair_state(struct pair *pair, int side);
 const char *qp_state_name(enum ibv_qp_state state);
 
-/* "success", "remote-access", ... or "status-N". */
+/*
+ * Posts OP and waits for its completion. Returns the status, or NO_COMPLETION after
+ * TIMEOUT_S seconds.
+ */
+int pair_do(struct pair *pair, const struct transfer_op *op, double timeout_s);
+
+#define NO_COMPLETION (-1)
+
+/* "success", "remote-access", ..., "no-completion" or "status-N". */
 const char *wc_status_name(int status);
+
+/* Private anonymous memory, never in huge pages, with an MR. */
+struct region {
+	uint8_t *mem;
+	size_t len;
+	struct ibv_mr *mr;
+};
+
+/* On demand only if ACCESS says so. Dies on failure. */
+void region_open(struct region *region, struct device *dev, size_t len, int access);
+void region_close(struct region *region);
 
 /* Registers with IBV_ACCESS_ON_DEMAND added; dies on failure. */
 struct ibv_mr *odp_mr(struct device *dev, void *addr, size_t length, int access);

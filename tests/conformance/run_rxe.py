@@ -8,7 +8,6 @@ RDMA stack by rdma-stack (tests/testbed/guest/bin).
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -48,11 +47,8 @@ def test(stack, target):
     run("ip", "link", "set", "odp0", "mtu", "4200", "up")
     run("ip", "addr", "add", "192.0.2.1/24", "dev", "odp0")
     run("rdma", "link", "add", "rxe0", "type", "rxe", "netdev", "odp0")
-    # With bytecode kept, the second run need not compile all of rdma-core's tests again.
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, f"{target}/tests/run_tests.py", "--dev", "rxe0",
-                           "-v", "-k", "odp"], capture_output=True, text=True, check=False,
-                          env=env)
+                           "-v", "-k", "odp"], capture_output=True, text=True, check=False)
     run("rdma", "link", "delete", "rxe0")
     run("ip", "link", "delete", "odp0")
     run("rdma-stack", "unload")
@@ -60,6 +56,17 @@ def test(stack, target):
     if not found:
         sys.exit(f"run_rxe.py: no test ran:\n{done.stderr}")
     return found
+
+
+def sums(results):
+    """How many of one side's tests passed and were skipped."""
+    words = list(results.values())
+    return {word: words.count(word) for word in ("ok", "skipped")}
+
+
+def sums_agree(first, second):
+    """The same on both sides; and some test has to have passed for that to mean a thing."""
+    return first == second and first["ok"] > 0
 
 
 def main():
@@ -79,9 +86,8 @@ def main():
         same = theirs == ours and theirs in ("ok", "skipped")
         results.emit("rxe", same, case=name.rsplit(".", maxsplit=1)[-1],
                      **{args.stacks[0]: theirs, args.stacks[1]: ours})
-    sums = {stack: {word: list(found.values()).count(word) for word in ("ok", "skipped")}
-            for stack, found in zip(args.stacks, (first, second))}
-    results.emit("rxe-sums", sums[args.stacks[0]] == sums[args.stacks[1]], **sums)
+    both = sums(first), sums(second)
+    results.emit("rxe-sums", sums_agree(*both), **dict(zip(args.stacks, both)))
     sys.exit(results.status())
 
 

@@ -15,7 +15,7 @@
 
 static size_t absent_pages(const void *addr, size_t pages)
 {
-	off_t off = (uintptr_t)addr / PAGE_SIZE * sizeof(uint64_t);
+	off_t off = (uintptr_t)addr / PAGE * sizeof(uint64_t);
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	size_t i, absent = 0;
 	uint64_t entry[512];
@@ -38,33 +38,65 @@ static size_t absent_pages(const void *addr, size_t pages)
 	return absent;
 }
 
-/* Fills the memfd through another mapping, so that SRC itself stays not mapped in. */
-static uint8_t *map_source(struct transfer *t)
+int transfer_source(size_t size, uint64_t seed)
 {
 	int fd = memfd_create("source", MFD_CLOEXEC);
-	void *fill, *src;
+	void *fill;
 
-	if (fd < 0 || ftruncate(fd, t->size))
-		die("memfd of %zu bytes: %s", t->size, strerror(errno));
-	fill = mmap(NULL, t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	src = mmap(NULL, t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (fill == MAP_FAILED || src == MAP_FAILED)
-		die("mapping %zu bytes: %s", t->size, strerror(errno));
-	pattern_fill(fill, t->size, t->seed, 0);
-	munmap(fill, t->size);
-	close(fd);
-	return src;
+	if (fd < 0 || ftruncate(fd, size))
+		die("memfd of %zu bytes: %s", size, strerror(errno));
+	fill = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fill == MAP_FAILED)
+		die("mapping %zu bytes: %s", size, strerror(errno));
+	pattern_fill(fill, size, seed, 0);
+	munmap(fill, size);
+	return fd;
 }
 
-void transfer_setup(struct transfer *t, bool src_pinned, unsigned int depth)
+static uint8_t *map(size_t size, int flags, int fd)
 {
+	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	if (mem == MAP_FAILED)
+		die("mapping %zu bytes: %s", size, strerror(errno));
+	return mem;
+}
+
+static void read_source(const struct transfer *t, uint8_t *to)
+{
+	size_t off = 0;
+	ssize_t n;
+
+	for (; off < t->size; off += n) {
+		n = pread(t->source_fd, to + off, t->size - off, off);
+		if (n <= 0)
+			die("reading the memfd: %s", strerror(errno));
+	}
+}
+
+static struct ibv_mr *register_side(struct transfer *t, void *mem, int access, bool pin)
+{
+	struct ibv_mr *mr;
+
+	if (!pin)
+		return odp_mr(t->dev, mem, t->size, access);
+	mr = ibv_reg_mr(t->dev->pd, mem, t->size, access);
+	if (!mr)
+		die("pinning %zu bytes: %s", t->size, strerror(errno));
+	return mr;
+}
+
+void transfer_setup(struct transfer *t, bool one_sided, unsigned int depth)
+{
+	bool pin_src = one_sided && t->dir == DIR_WRITE;
+	bool pin_dst = one_sided && t->dir == DIR_READ;
 	int src_access = t->dir == DIR_READ ? IBV_ACCESS_REMOTE_READ : 0;
 	int dst_access = IBV_ACCESS_LOCAL_WRITE;
 
 	if (t->dir == DIR_WRITE)
 		dst_access |= IBV_ACCESS_REMOTE_WRITE;
 	t->ops = t->size / t->op_size;
-	t->pages = t->size / PAGE_SIZE;
+	t->pages = t->size / PAGE;
 	t->op = calloc(t->ops, sizeof(*t->op));
 	t->todo = calloc(t->ops, sizeof(*t->todo));
 	t->dropped = calloc(t->pages, sizeof(*t->dropped));
@@ -72,22 +104,17 @@ void transfer_setup(struct transfer *t, bool src_pinned, unsigned int depth)
 		die("out of memory");
 	pthread_mutex_init(&t->world, NULL);
 
-	t->src = map_source(t);
-	t->dst = mmap(NULL, t->size, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (t->dst == MAP_FAILED)
-		die("mapping %zu bytes: %s", t->size, strerror(errno));
+	if (pin_src) {
+		t->src = map(t->size, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+		read_source(t, t->src);
+	} else {
+		t->src = map(t->size, MAP_SHARED, t->source_fd);
+	}
+	t->dst = map(t->size, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	if (t->dir == DIR_READ)
 		memset(t->dst, POISON, t->size);
-
-	if (src_pinned) {
-		t->src_mr = ibv_reg_mr(t->dev->pd, t->src, t->size, src_access);
-		if (!t->src_mr)
-			die("pinning %zu bytes: %s", t->size, strerror(errno));
-	} else {
-		t->src_mr = odp_mr(t->dev, t->src, t->size, src_access);
-	}
-	t->dst_mr = odp_mr(t->dev, t->dst, t->size, dst_access);
+	t->src_mr = register_side(t, t->src, src_access, pin_src);
+	t->dst_mr = register_side(t, t->dst, dst_access, pin_dst);
 	t->src_absent = absent_pages(t->src, t->pages);
 	t->dst_absent = absent_pages(t->dst, t->pages);
 	pair_create(&t->pair, t->dev, depth, PAIR_TIMEOUT);
@@ -225,21 +252,21 @@ enum finding { EXACT, UNDECIDED, WRONG };
 
 static enum finding verify_page(struct transfer *t, size_t page)
 {
-	size_t off = page * PAGE_SIZE;
+	size_t off = page * PAGE;
 	size_t src_off = transfer_src_offset(t, t->round, off);
 	const uint64_t *word = (const uint64_t *)(t->dst + off);
 	bool may_be_zero = t->dropped[page] > t->op[off / t->op_size].posted;
 	size_t bad;
 
 	if (!may_be_zero) {
-		bad = pattern_check(word, PAGE_SIZE, t->seed, src_off);
+		bad = pattern_check(word, PAGE, t->seed, src_off);
 	} else {
-		for (bad = 0; bad < PAGE_SIZE; bad += 8)
+		for (bad = 0; bad < PAGE; bad += 8)
 			if (word[bad / 8] && word[bad / 8] !=
 			    pattern_word(t->seed, src_off + bad))
 				break;
 	}
-	if (bad == PAGE_SIZE)
+	if (bad == PAGE)
 		return may_be_zero ? UNDECIDED : EXACT;
 	report_fail(t->report, "round %llu: first mismatch at offset %zu (page dropped %s the operation): expected %#llx, got %#llx",
 		    (unsigned long long)t->round, off + bad,
@@ -252,7 +279,7 @@ static enum finding verify_page(struct transfer *t, size_t page)
 /* Verifies the operations of t->todo, keeps there those that are not found exact. */
 static bool verify(struct transfer *t)
 {
-	size_t per_op = t->op_size / PAGE_SIZE, kept = 0, i, page;
+	size_t per_op = t->op_size / PAGE, kept = 0, i, page;
 
 	for (i = 0; i < t->todo_len; i++) {
 		enum finding worst = EXACT;

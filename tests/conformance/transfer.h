@@ -3,8 +3,8 @@
  * Rounds of RDMA WRITE or READ that copy SRC to DST, and the exact rule by which
  * DST is judged while another thread takes its pages away.
  *
- * SRC is a shared mapping of a memfd: dropping its pages loses nothing. DST is
- * private anonymous memory. Round R copies SRC rotated by R operations, so that no
+ * SRC is a shared mapping of a memfd: dropping its pages loses nothing. (Or it is pinned:
+ * see transfer_setup().) DST is private anonymous memory. Round R copies SRC rotated by R operations, so that no
  * page of DST keeps its content from one round to the next.
  *
  * After all operations of a round, with the disturbing thread held (transfer.world):
@@ -25,8 +25,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define PAGE_SIZE 4096ul
-
 enum direction { DIR_WRITE, DIR_READ };
 
 /* Bookkeeping of one operation's range; times are values of transfer.clock. */
@@ -44,6 +42,7 @@ struct transfer {
 	size_t ops, pages;
 	uint64_t seed;
 	double stall_s;			/* an operation may take this long */
+	int source_fd;			/* transfer_source() */
 
 	uint8_t *src, *dst;
 	struct ibv_mr *src_mr, *dst_mr;
@@ -65,7 +64,15 @@ struct transfer {
 	struct report *report;
 };
 
-void transfer_setup(struct transfer *t, bool src_pinned, unsigned int depth);
+/* A memfd with the data of SRC, for as many transfers of this SIZE and SEED as need it. */
+int transfer_source(size_t size, uint64_t seed);
+
+/*
+ * With ONE_SIDED only the side is on demand that the transfer is about, so that every fault
+ * is one of it: the target of a WRITE, the source of a READ. The other one is private
+ * anonymous memory, pinned.
+ */
+void transfer_setup(struct transfer *t, bool one_sided, unsigned int depth);
 void transfer_teardown(struct transfer *t);
 
 /* Runs one round and verifies it. False (and a failed report) ends the test. */

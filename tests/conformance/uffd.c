@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 #define _GNU_SOURCE
 #include "uffd.h"
+#include "rdma.h"
 #include "report.h"
 
 #include <errno.h>
@@ -57,8 +58,8 @@ bool uffd_release(int fd, void *addr, size_t len)
 			zero.range.start += zero.zeropage;
 			zero.range.len -= zero.zeropage;
 		} else if (errno == EEXIST) {
-			zero.range.start += 4096;
-			zero.range.len -= 4096;
+			zero.range.start += PAGE;
+			zero.range.len -= PAGE;
 		}
 		if (!zero.range.len)
 			break;

@@ -7,6 +7,8 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 export GUEST=/project/tests/testbed/guest
 export PATH="$GUEST/bin:$PATH" CONFORMANCE_BIN=/modules/conformance
+# The checkout is read-only, and Python slow to compile the same again and again.
+export PYTHONPYCACHEPREFIX=/tmp/pycache
 
 mkdir -p /dev/pts /dev/shm /dev/virtio-ports
 mount -t devpts devpts /dev/pts
@@ -53,8 +55,9 @@ if [ -e $leaks ]; then
 fi
 
 if [ "$load" = 1 ] && ! rdma-stack load "$odp" > /tmp/load.log 2>&1; then
-	echo "fail cannot load the RDMA stack: $(tail -n 1 /tmp/load.log)" >&3
+	# This first: a failure ends the machine.
 	cat /tmp/load.log > /dev/virtio-ports/testbed.stderr
+	echo "fail cannot load the RDMA stack: $(tail -n 1 /tmp/load.log)" >&3
 	off
 fi
 echo loaded >&3

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 """The suites of `cargo xtask test` beside the demo's tests, each in a machine of its own.
 
+  suites.py disturb N      ours disturbed for N seconds in each direction and scheme
   suites.py input          bad input and kills, the C driver and ours compared
   suites.py mixed          the distribution's mlx5_ib on our ib_core: the demo's traffic
   suites.py rxe            rdma_rxe on the distribution's ib_core and on ours
@@ -37,6 +38,14 @@ def bad_input():
                  detail=bed.last_line(done.stderr) if done.returncode else "")
 
 
+def disturb(seconds):
+    """The demo disturbs for one round only."""
+    for scheme in "memory", "transport":
+        with bed.Stack("rust", scheme) as stack:
+            stack.lines("disturbed", conformance.program("odp_traffic"), "--dev", stack.dev,
+                        "--disturb", "--seconds", seconds)
+
+
 def mixed():
     """A step of a series that goes in by parts: ib_core first."""
     for scheme in "memory", "transport":
@@ -59,10 +68,11 @@ def zap(expect):
 
 
 SUITES = {
+    "disturb": disturb,
     "input": bad_input,
     "mixed": mixed,
     "rxe": lambda: bed.lines("rxe", *bed.script("run_rxe.py")),
-    "cycles": lambda: bed.lines("cycles", "sh", f"{bed.CONFORMANCE}/cycle.sh", "20", "rust"),
+    "cycles": lambda: bed.lines("cycles", *bed.script("cycle.py")),
     "zap": zap,
     "debug": debug,
 }

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+"""Tests of what the suites judge by: `python3 -m unittest test_scripts`, on any machine."""
+
+import unittest
+
+import compare
+import cycle
+import run_rxe
+
+
+def case(**fields):
+    """One result of a case."""
+    return {"ok": True, **fields}
+
+
+class Compare(unittest.TestCase):
+    """compare.py"""
+
+    def test_equal_and_different(self):
+        ours, theirs = case(errno="0", local="success"), case(errno="0", local="success")
+        self.assertEqual(compare.verdict("x", ours, theirs), ("equal", True))
+        theirs["local"] = "remote-access"
+        self.assertEqual(compare.verdict("x", ours, theirs), ("DIFFERENT", False))
+
+    def test_a_row_must_compare_something(self):
+        both = case(gone_s=0.1)
+        self.assertFalse(compare.verdict("kill-x", both, both)[1])
+        self.assertFalse(compare.verdict("x", case(errno="0"), case(local="success"))[1])
+
+    def test_missing_and_failed(self):
+        self.assertFalse(compare.verdict("x", None, case(errno="0"))[1])
+        self.assertFalse(compare.verdict("x", {"ok": False, "errno": "0"}, case(errno="0"))[1])
+
+    def test_better_only_as_declared(self):
+        name, (good, _) = next(iter(compare.BETTER.items()))
+        theirs = case(errno="0", local="remote-access", effect="none")
+        self.assertTrue(compare.verdict(name, case(errno="0", **good), theirs)[1])
+        self.assertFalse(compare.verdict("x", case(errno="0", **good), theirs)[1])
+        worse = {**good, "local_qp": "ERR"}
+        self.assertFalse(compare.verdict(name, case(errno="0", **worse), theirs)[1])
+
+    def test_no_memory_for_an_impossible_range_is_not_better(self):
+        self.assertFalse(compare.verdict("reg-length-2^63", case(errno="0"),
+                                         case(errno="EINVAL"))[1])
+
+
+class Rxe(unittest.TestCase):
+    """run_rxe.py"""
+
+    def test_skips_alone_show_nothing(self):
+        skipped = run_rxe.sums({"a": "skipped", "b": "skipped"})
+        self.assertFalse(run_rxe.sums_agree(skipped, skipped))
+        some = run_rxe.sums({"a": "ok", "b": "skipped"})
+        self.assertTrue(run_rxe.sums_agree(some, some))
+        self.assertFalse(run_rxe.sums_agree(some, skipped))
+
+    def test_results_are_read(self):
+        log = ("test_a (tests.test_odp.OdpTestCase.test_a) ... ok\n"
+               "test_b (tests.test_odp.OdpTestCase.test_b)\n"
+               "Of a docstring. ... skipped 'not here'\n")
+        self.assertEqual(run_rxe.parse(log), {"tests.test_odp.OdpTestCase.test_a": "ok",
+                                              "tests.test_odp.OdpTestCase.test_b": "skipped"})
+
+
+class Cycle(unittest.TestCase):
+    """cycle.py"""
+
+    IDLE = {"cq": 0, "mkey": 0, "pd": 0, "qp": 0, "stall": 0, "eq": 3}
+
+    def test_what_is_left(self):
+        self.assertEqual(cycle.left_behind(self.IDLE, self.IDLE), [])
+        self.assertTrue(cycle.left_behind({**self.IDLE, "eq": 4}, self.IDLE))
+        held = {**self.IDLE, "mkey": 1}
+        self.assertTrue(cycle.left_behind(held, held))
+
+    def test_no_answer_is_no_proof(self):
+        self.assertTrue(cycle.left_behind({}, {}))
+        # No software ConnectX to ask.
+        self.assertEqual(cycle.left_behind(None, None), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
