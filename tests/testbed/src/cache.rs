@@ -16,7 +16,7 @@ use rustix::fs::{flock, statvfs, FlockOperation};
 use serde_json::{json, Value};
 
 use crate::fail::Failure;
-use crate::proc::Scratch;
+use crate::proc::{remove_tree, Scratch};
 use crate::progress::{say, Log};
 
 /// Name of the file that makes a step complete.
@@ -143,11 +143,11 @@ impl Cache {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                remove(&entry.path())?;
+                remove_tree(&entry.path())?;
             }
         }
         // The old one first: nothing can use it, and the disk may be small.
-        remove(path)?;
+        remove_tree(path)?;
         check_disk(recipe.name, recipe.disk, &self.dir)?;
 
         let start = Instant::now();
@@ -173,6 +173,11 @@ impl Cache {
         log.done();
         say(&format!("{}: done in {seconds} s", recipe.title));
         Ok(())
+    }
+
+    /// Takes the lock `name` for this process alone, until the file is dropped.
+    pub(crate) fn lock_alone(&self, name: &str) -> Result<File> {
+        self.lock(name, FlockOperation::NonBlockingLockExclusive)
     }
 
     /// Takes the lock of `name`; says so if that means waiting.
@@ -216,16 +221,6 @@ pub(crate) fn check_disk(step: &'static str, need: u64, at: &Path) -> Result<()>
         .into());
     }
     Ok(())
-}
-
-/// Removes a directory tree; its absence is fine.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

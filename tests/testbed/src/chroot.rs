@@ -9,9 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::geteuid;
-
-use crate::proc;
+use crate::proc::namespaces;
 
 /// Mount points that `root` prepares for steps and for the guest.
 pub(crate) const MOUNT_POINTS: [&str; 6] = [
@@ -79,25 +77,6 @@ impl Chroot {
         command.args(["sh", "-c", &setup, "sh", script]);
         command
     }
-}
-
-/// `unshare` into the namespaces; as an ordinary user, with a user namespace in
-/// which that user is root.
-pub(crate) fn namespaces() -> Command {
-    let mut command = proc::command("unshare");
-    if !geteuid().is_root() {
-        command.args(["--user", "--map-root-user", "--map-auto"]);
-    }
-    command.args([
-        "--mount",
-        "--propagation",
-        "private",
-        "--pid",
-        "--fork",
-        "--kill-child=KILL",
-        "--",
-    ]);
-    command
 }
 
 /// `path` as one word of a shell.

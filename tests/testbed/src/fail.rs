@@ -96,7 +96,9 @@ pub(crate) enum Failure {
     },
 
     /// The software ConnectX died.
-    #[error("the device model died ({status}): {detail} (log: {log})")]
+    #[error(
+        "the device model died ({status}): {detail} (log: {log})\n{tail}\n(console: {console})"
+    )]
     Model {
         /// How it ended.
         status: String,
@@ -104,6 +106,10 @@ pub(crate) enum Failure {
         detail: String,
         /// Its log.
         log: PathBuf,
+        /// Last console lines.
+        tail: String,
+        /// Console log.
+        console: PathBuf,
     },
 
     /// The device model ended the run because the driver broke the protocol.

@@ -11,6 +11,7 @@ use rustix::process::geteuid;
 
 use crate::cache::Cache;
 use crate::fail::Failure;
+use crate::proc;
 use crate::progress::Log;
 
 /// A program or file, and the Debian package that brings it.
@@ -36,18 +37,24 @@ fn present(what: &str) -> bool {
         // Since trixie the keyring is a link named .pgp, too.
         return Path::new(what).exists() || Path::new(what).with_extension("pgp").exists();
     }
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(what).is_file()))
+    env::split_paths(&proc::path()).any(|dir| dir.join(what).is_file())
+}
+
+/// What is not there.
+fn missing() -> Vec<(&'static str, &'static str)> {
+    let as_user = NEEDS_AS_USER.iter().filter(|_| !geteuid().is_root());
+    let needs = NEEDS.iter().chain(as_user).copied();
+    needs.filter(|(what, _)| !present(what)).collect()
 }
 
 /// Makes sure of the host packages: installs them as root, names the command otherwise.
 pub(crate) fn ensure(cache: &Cache) -> Result<()> {
-    let as_user = NEEDS_AS_USER.iter().filter(|_| !geteuid().is_root());
-    let missing: Vec<_> = NEEDS
-        .iter()
-        .chain(as_user)
-        .filter(|(what, _)| !present(what))
-        .collect();
+    if missing().is_empty() {
+        return Ok(());
+    }
+    // Another run may be about to install them.
+    let _alone = cache.lock_alone("host")?;
+    let missing = missing();
     if missing.is_empty() {
         return Ok(());
     }
@@ -75,7 +82,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<()> {
         let mut command = Command::new("apt-get");
         command
             .args(args)
-            .args(["-o", "Acquire::Retries=3"])
+            .args(["-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=300"])
             .env("DEBIAN_FRONTEND", "noninteractive");
         command
     };

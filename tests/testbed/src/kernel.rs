@@ -45,6 +45,9 @@ const LEAVE_OUT: &[&str] = &[
     "tools/testing/*",
 ];
 
+/// Disk to have free for the prepared tree, in MiB.
+pub(crate) const DISK: u64 = 1536;
+
 /// Runs in the root; `$release` is set.
 const PREPARE: &str = r##"
 src=/usr/src/mlx5-odp/source out=/usr/src/mlx5-odp/build
@@ -126,7 +129,7 @@ pub(crate) fn ensure(cache: &Cache, root: &Root) -> Result<Kernel> {
             "leave_out": LEAVE_OUT,
             "prepare": PREPARE,
         }),
-        disk: 3 << 10,
+        disk: DISK,
         holds: &[
             "build/rust/libkernel.rmeta",
             "build/scripts/mod/modpost",

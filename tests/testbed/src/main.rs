@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::testbed::{Options, Testbed};
@@ -52,12 +53,15 @@ enum Subcommands {
     },
     /// Run all tests: on the host, then in the guest.
     Test {
-        /// Only these suites (host, traffic, "bad input", mixed, rxe, cycles, "zap clean",
-        /// "zap caught").
-        #[arg(value_name = "SUITE")]
+        /// Only these suites.
+        #[arg(value_name = "SUITE", value_parser = PossibleValuesParser::new(suites::names()))]
         only: Vec<String>,
     },
+    /// The demo's traffic on ours under the debug kernel: lockdep, KASAN, kmemleak.
+    Debug,
     /// Run a command as root in the guest; pass on its output and exit status.
+    ///
+    /// Its standard input is empty: ours is not passed on.
     Vm(VmArgs),
     /// Build ib_core.ko and mlx5_ib.ko only.
     Modules,
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
     let result = proc::handle_signals().and_then(|()| match cli.command {
         Subcommands::Demo { json } => demo::run(json.as_deref()),
         Subcommands::Test { only } => suites::run(&only),
+        Subcommands::Debug => suites::debug(),
         Subcommands::Vm(args) => vm(args),
         Subcommands::Modules => modules(),
     });

@@ -6,7 +6,7 @@ use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
@@ -14,10 +14,15 @@ use serde_json::{json, Value};
 use crate::cache::{Cache, Ready, Recipe};
 use crate::chroot::Chroot;
 use crate::kernel::{Kernel, BUILD, SOURCE};
+use crate::proc::remove_tree;
+use crate::progress::Log;
 use crate::root::Root;
 
 /// What the modules are built from, in the checkout.
 const SOURCES: [&str; 5] = ["Kbuild", "drivers", "firmware-cmds", "hmm-abi", "mlx5-odp"];
+
+/// Disk to have free for a build, in MiB.
+pub(crate) const DISK: u64 = 512;
 
 /// The modules that a build must bring.
 pub(crate) const MODULES: [&str; 2] = ["ib_core.ko", "mlx5_ib.ko"];
@@ -102,17 +107,15 @@ pub(crate) fn fingerprint(checkout: &Path, sources: &[&str]) -> Result<String> {
 }
 
 /// The source directory of a package that the workspace depends on.
-fn package_source(checkout: &Path, package: &str) -> Result<PathBuf> {
+fn package_source(checkout: &Path, package: &str, log: &mut Log) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let out = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    command
         .current_dir(checkout)
         .args(["metadata", "--format-version=1", "--locked"])
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !out.status.success() {
-        bail!("cargo metadata failed");
-    }
-    let metadata: Value = serde_json::from_slice(&out.stdout)?;
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let metadata = log.capture("cargo metadata", &mut command)?;
+    let metadata: Value = serde_json::from_slice(&metadata)?;
     let manifest = metadata["packages"]
         .as_array()
         .into_iter()
@@ -121,6 +124,56 @@ fn package_source(checkout: &Path, package: &str) -> Result<PathBuf> {
         .and_then(|p| p["manifest_path"].as_str())
         .with_context(|| format!("the workspace does not depend on {package}"))?;
     Ok(Path::new(manifest).with_file_name(""))
+}
+
+/// Where make works; kept from one build to the next, for make to decide what is stale.
+///
+/// It decides by times of modification. Those say nothing of another checkout's files, nor
+/// of another kernel's; and half an object, left by a build or a copy that was killed,
+/// passes for a new one. Such a directory is not used again.
+#[derive(Debug)]
+struct Workshop {
+    path: PathBuf,
+    made_for: String,
+}
+
+impl Workshop {
+    fn new(path: PathBuf, made_for: &Value) -> Self {
+        let made_for = made_for.to_string();
+        Self { path, made_for }
+    }
+
+    fn mark(&self) -> PathBuf {
+        self.path.join("made-for")
+    }
+
+    fn busy(&self) -> PathBuf {
+        self.path.join("running")
+    }
+
+    /// Whether make may go on with what is there.
+    fn fits(&self) -> bool {
+        let made_for = fs::read_to_string(self.mark()).ok();
+        made_for.as_ref() == Some(&self.made_for) && !self.busy().exists()
+    }
+
+    /// Empties it. Until [`Self::end`] it does not fit.
+    fn clear(&self) -> Result<()> {
+        // The mark first: what else is left by a removal that is killed must not fit.
+        let _ = fs::remove_file(self.mark());
+        remove_tree(&self.path)?;
+        fs::create_dir_all(&self.path)?;
+        self.begin()?;
+        Ok(fs::write(self.mark(), &self.made_for)?)
+    }
+
+    fn begin(&self) -> Result<()> {
+        Ok(fs::write(self.busy(), "")?)
+    }
+
+    fn end(&self) -> Result<()> {
+        Ok(fs::remove_file(self.busy())?)
+    }
 }
 
 /// The modules, built if a source changed.
@@ -142,29 +195,27 @@ pub(crate) fn ensure(
             "kernel": kernel.id(),
             "sources": fingerprint(&checkout, &SOURCES)?,
         }),
-        disk: 512,
+        disk: DISK,
         holds: &MODULES,
     };
     cache.step(&recipe, |dir, log| {
-        let bitfield = package_source(&checkout, "bitfield-struct")?;
-        // Kept from one build to the next, for make to decide what is stale; worth
-        // nothing with another kernel, nor after a build that was killed: make takes
-        // half an object for a new one.
-        let work = cache.join(variant.build_name());
-        let (mark, running) = (work.join("kernel"), work.join("running"));
-        let id = kernel.id().to_string();
-        if fs::read_to_string(&mark).ok().as_deref() != Some(&id) || running.exists() {
-            let _ = fs::remove_dir_all(&work);
-            let other = cache.join(Variant::Stock.build_name());
-            if variant == Variant::SkipZap && other.exists() {
+        let bitfield = package_source(&checkout, "bitfield-struct", log)?;
+        let made_for = json!({ "kernel": kernel.id(), "checkout": checkout.to_string_lossy() });
+        let workshop =
+            |variant: Variant| Workshop::new(cache.join(variant.build_name()), &made_for);
+        let work = workshop(variant);
+        if !work.fits() {
+            work.clear()?;
+            if variant == Variant::SkipZap {
                 // Nearly all of it is the same; held so that nobody builds there.
                 let _held = ensure(cache, root, kernel, Variant::Stock)?;
-                let mut copy = crate::proc::command("cp");
-                copy.arg("-a").arg(&other).arg(&work);
-                log.run("copying the other variant's objects", &mut copy)?;
+                let other = workshop(Variant::Stock);
+                if other.fits() {
+                    let mut copy = crate::proc::command("cp");
+                    copy.arg("-a").arg(other.path.join(".")).arg(&work.path);
+                    log.run("copying the other variant's objects", &mut copy)?;
+                }
             }
-            fs::create_dir_all(&work)?;
-            fs::write(&mark, &id)?;
         }
         let variant_flag = match variant {
             Variant::SkipZap => "MLX5_ODP_TEST_SKIP_ZAP=1",
@@ -182,11 +233,49 @@ pub(crate) fn ensure(
             .bind(&kernel.build(), BUILD)
             .bind_ro(&checkout, "/project")
             .bind_ro(&bitfield, "/cargo")
-            .bind(&work, "/out")
+            .bind(&work.path, "/out")
             .bind(dir, "/modules");
-        fs::write(&running, "")?;
+        work.begin()?;
         let built = log.run("building the modules", &mut chroot.shell(&script));
-        fs::remove_file(&running)?;
+        work.end()?;
         built.map(|()| json!({}))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workshop_is_for_one_kernel_and_checkout() {
+        let dir = tempfile::tempdir().unwrap();
+        let shop = |kernel: u32, checkout: &str| {
+            let made_for = json!({ "kernel": kernel, "checkout": checkout });
+            Workshop::new(dir.path().join("build"), &made_for)
+        };
+        let work = shop(1, "/a");
+        assert!(!work.fits());
+        work.clear().unwrap();
+        assert!(!work.fits(), "nothing was built yet");
+        work.end().unwrap();
+        assert!(work.fits());
+        assert!(!shop(2, "/a").fits());
+        assert!(!shop(1, "/b").fits());
+    }
+
+    #[test]
+    fn what_was_killed_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Workshop::new(dir.path().join("build"), &json!(1));
+        work.clear().unwrap();
+        fs::write(work.path.join("half.o"), "").unwrap();
+        // As after a copy that was killed.
+        assert!(!work.fits());
+        work.end().unwrap();
+        work.begin().unwrap();
+        // As after a build that was killed.
+        assert!(!work.fits());
+        work.clear().unwrap();
+        assert!(!work.path.join("half.o").exists());
+    }
 }

@@ -8,8 +8,10 @@
 //! it started.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
-use rustix::process::{kill_process_group, Pid, Signal};
+use rustix::process::{geteuid, kill_process_group, Pid, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -44,7 +46,7 @@ pub(crate) fn handle_signals() -> Result<()> {
                 }
                 if let Ok(litter) = LITTER.lock() {
                     for path in litter.iter() {
-                        let _ = fs::remove_dir_all(path);
+                        let _ = remove_tree(path);
                     }
                 }
                 std::process::exit(128 + signal);
@@ -65,6 +67,52 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
+}
+
+/// Where programs are: an ordinary user's path may lack what only root needs.
+pub(crate) fn path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
+/// `unshare` into mount and PID namespaces; as an ordinary user, with a user namespace
+/// in which that user is root.
+pub(crate) fn namespaces() -> Command {
+    let mut command = command("unshare");
+    command.env("PATH", path());
+    if !geteuid().is_root() {
+        command.args(["--user", "--map-root-user", "--map-auto"]);
+    }
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--",
+    ]);
+    command
+}
+
+/// Removes a directory tree; its absence is fine.
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
+    let result = match fs::remove_dir_all(path) {
+        // What a namespace's other users own takes that namespace's root.
+        Err(e) if e.kind() == ErrorKind::PermissionDenied && !geteuid().is_root() => namespaces()
+            .args(["rm", "-rf", "--"])
+            .arg(path)
+            .status()
+            .and_then(|_| fs::remove_dir_all(path)),
+        result => result,
+    };
+    match result {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A child and its process group; killed when dropped.
@@ -148,7 +196,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = remove_tree(&self.0);
         if let Ok(mut litter) = LITTER.lock() {
             litter.remove(&self.0);
         }

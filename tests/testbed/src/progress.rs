@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,9 +18,26 @@ use crate::proc::{describe, Group};
 /// Without a terminal: how often to say that a step still runs.
 const STILL: Duration = Duration::from_secs(60);
 
+/// The spinner on the terminal, if there is one.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn show(bar: Option<ProgressBar>) {
+    if let Ok(mut current) = BAR.lock() {
+        *current = bar;
+    }
+}
+
 /// A line for the user, beside the spinner if there is one.
 pub(crate) fn say(line: &str) {
-    eprintln!("[xtask] {line}");
+    let print = || {
+        // Nobody is left to be told of an error here.
+        let _ = writeln!(std::io::stderr(), "[xtask] {line}");
+    };
+    let bar = BAR.lock().ok().and_then(|bar| bar.clone());
+    match bar {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
 }
 
 /// The log of one step, with a spinner that shows its last line.
@@ -29,6 +47,8 @@ pub(crate) struct Log {
     file: File,
     title: String,
     bar: Option<ProgressBar>,
+    /// Where the last command's output starts.
+    start: u64,
 }
 
 impl Log {
@@ -51,14 +71,16 @@ impl Log {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        if bar.is_none() {
-            say(title);
+        match &bar {
+            Some(bar) => show(Some(bar.clone())),
+            None => say(title),
         }
         Ok(Self {
             path,
             file,
             title: title.to_owned(),
             bar,
+            start: 0,
         })
     }
 
@@ -66,6 +88,7 @@ impl Log {
     pub(crate) fn done(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+            show(None);
         }
     }
 
@@ -74,19 +97,36 @@ impl Log {
         &self.path
     }
 
-    /// Everything logged so far, as text.
-    pub(crate) fn text(&self) -> Result<String> {
-        Ok(String::from_utf8_lossy(&fs::read(&self.path)?).into_owned())
+    /// What the last command has put into the log, whatever its encoding.
+    pub(crate) fn last_output(&self) -> Result<String> {
+        let mut log = File::open(&self.path)?;
+        log.seek(SeekFrom::Start(self.start))?;
+        let mut bytes = Vec::new();
+        log.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Runs `command` with both outputs into the log.
     pub(crate) fn run(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        command.stdout(self.file.try_clone()?);
+        self.run_to(what, command)
+    }
+
+    /// Runs `command`; returns its standard output, and the log gets the rest.
+    pub(crate) fn capture(&mut self, what: &str, command: &mut Command) -> Result<Vec<u8>> {
+        let mut out = tempfile::tempfile()?;
+        command.stdout(out.try_clone()?);
+        self.run_to(what, command)?;
+        let mut bytes = Vec::new();
+        out.rewind()?;
+        out.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn run_to(&mut self, what: &str, command: &mut Command) -> Result<()> {
         writeln!(self.file, "+ {what}: {command:?}")?;
-        let start = self.file.seek(SeekFrom::End(0))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(self.file.try_clone()?)
-            .stderr(self.file.try_clone()?);
+        self.start = self.file.seek(SeekFrom::End(0))?;
+        command.stdin(Stdio::null()).stderr(self.file.try_clone()?);
         let mut child = Group::spawn(command)?;
         let mut said = Instant::now();
         let status = loop {
@@ -104,10 +144,7 @@ impl Log {
         if status.success() {
             return Ok(());
         }
-        let mut said = String::new();
-        let mut log = File::open(&self.path)?;
-        log.seek(SeekFrom::Start(start))?;
-        log.read_to_string(&mut said).unwrap_or_default();
+        let said = self.last_output()?;
         self.done();
         Err(Failure::Command {
             what: what.to_owned(),
@@ -159,7 +196,29 @@ pub(crate) fn telling_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::telling_line;
+    use super::*;
+
+    #[test]
+    fn output_in_any_encoding_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::create(dir.path(), "step", "a step").unwrap();
+        log.run(
+            "first",
+            Command::new("sh").args(["-c", "echo error: of the first"]),
+        )
+        .unwrap();
+        let script = r"printf 'error: caf\351\n'; exit 3";
+        let failed = log.run("second", Command::new("sh").args(["-c", script]));
+        let text = failed.unwrap_err().to_string();
+        assert!(text.contains("error: caf\u{fffd}"), "{text}");
+        assert!(!log.last_output().unwrap().contains("first"));
+        let out = log.capture(
+            "third",
+            Command::new("sh").args(["-c", "echo out; echo err >&2"]),
+        );
+        assert_eq!(out.unwrap(), b"out\n");
+        assert_eq!(log.last_output().unwrap(), "err\n");
+    }
 
     #[test]
     fn telling_line_prefers_the_first_error() {

@@ -11,15 +11,19 @@ use std::process::Command;
 use anyhow::{anyhow, bail, Context, Result};
 use serde_json::{json, Value};
 
-use crate::cache::{Cache, Ready, Recipe};
-use crate::chroot::{namespaces, quote_str, MOUNT_POINTS};
+use crate::cache::{check_disk, Cache, Ready, Recipe};
+use crate::chroot::{quote_str, MOUNT_POINTS};
 use crate::fail::Failure;
+use crate::proc::{namespaces, remove_tree};
 use crate::progress::{say, Log};
 
 const SUITE: &str = "trixie";
 
 /// The mirror that mmdebstrap itself would take.
 const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// Disk to have free for it, in MiB: while it is made, the packages are there as well.
+pub(crate) const DISK: u64 = 4 << 10;
 
 /// How often a download is tried.
 const TRIES: u32 = 3;
@@ -85,7 +89,9 @@ const LEAVE_OUT: &[&str] = &[
     "path-exclude=/usr/share/locale/*",
 ];
 
-/// Marks of a network that is not there, and of downloads that came damaged.
+/// Marks of a full disk, of a network that is not there, and of downloads that came
+/// damaged.
+const DISK_FULL: [&str; 2] = ["No space left on device", "enough free space"];
 const OFFLINE: [&str; 6] = [
     "Temporary failure resolving",
     "Could not resolve",
@@ -188,7 +194,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Root> {
             "preferences": PREFERENCES,
             "leave_out": LEAVE_OUT,
         }),
-        disk: 6 << 10,
+        disk: DISK,
         holds: &[
             "usr/bin/qemu-system-x86_64",
             "usr/bin/busybox",
@@ -199,7 +205,10 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Root> {
     let ready = cache.step(&recipe, |tree, log| {
         bootstrap(tree, log)?;
         let (release, version) = kernel(tree)?;
-        check_compiler(tree, &release)?;
+        let status = fs::read_to_string(tree.join("var/lib/dpkg/status"))?;
+        check_source(&status, &release)?;
+        let config = fs::read_to_string(tree.join(format!("boot/config-{release}")))?;
+        check_compiler(&status, &config)?;
         Ok(json!({ "release": release, "kernel": version }))
     })?;
     let release = ready.note("release")?.to_owned();
@@ -210,36 +219,56 @@ fn bootstrap(tree: &Path, log: &mut Log) -> Result<()> {
     for attempt in 1.. {
         let result = log.run("mmdebstrap", &mut mmdebstrap(tree));
         let Err(error) = result else { return Ok(()) };
-        let text = log.text()?;
-        let find = |marks: &[&str]| {
-            text.lines()
-                .rfind(|l| marks.iter().any(|m| l.contains(m)))
-                .map(|l| l.trim().to_owned())
-        };
-        if let Some(detail) = find(&DAMAGED) {
-            if attempt < TRIES {
+        let (log, said) = (log.path().to_owned(), log.last_output()?);
+        return Err(match Cause::of(&said) {
+            // Then downloads break as well.
+            Some((Cause::Disk, _)) => {
+                check_disk("root", DISK, tree)?;
+                error
+            }
+            Some((Cause::Download, detail)) if attempt < TRIES => {
                 say(&format!("broken download, trying again: {detail}"));
-                fs::remove_dir_all(tree)?;
+                remove_tree(tree)?;
                 fs::create_dir(tree)?;
                 continue;
             }
-            return Err(Failure::Download {
+            Some((Cause::Download, detail)) => Failure::Download {
                 tries: attempt,
                 detail,
-                log: log.path().to_owned(),
+                log,
             }
-            .into());
-        }
-        if let Some(detail) = find(&OFFLINE) {
-            return Err(Failure::Network {
-                detail,
-                log: log.path().to_owned(),
-            }
-            .into());
-        }
-        return Err(error);
+            .into(),
+            Some((Cause::Network, detail)) => Failure::Network { detail, log }.into(),
+            None => error,
+        });
     }
     unreachable!("the loop ends by returning")
+}
+
+/// Why mmdebstrap failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Disk,
+    Download,
+    Network,
+}
+
+impl Cause {
+    /// The first that has left a mark in what was said, with the last such line.
+    fn of(said: &str) -> Option<(Self, String)> {
+        [
+            (Self::Disk, &DISK_FULL[..]),
+            (Self::Download, &DAMAGED),
+            (Self::Network, &OFFLINE),
+        ]
+        .into_iter()
+        .find_map(|(cause, marks)| {
+            let line = said
+                .lines()
+                .rfind(|l| marks.iter().any(|m| l.contains(m)))?;
+            Some((cause, line.trim().to_owned()))
+        })
+    }
 }
 
 fn mmdebstrap(tree: &Path) -> Command {
@@ -294,31 +323,81 @@ fn kernel(tree: &Path) -> Result<(String, String)> {
     Ok((release, version))
 }
 
+/// The version of an installed package, by dpkg's status file.
+fn installed<'a>(status: &'a str, package: &str) -> Result<&'a str> {
+    status
+        .split("\n\n")
+        .find(|p| {
+            p.lines()
+                .any(|l| l.strip_prefix("Package: ") == Some(package))
+        })
+        .and_then(|p| p.lines().find_map(|l| l.strip_prefix("Version: ")))
+        .ok_or_else(|| anyhow!("{package} is not in the Debian root"))
+}
+
+/// Fails unless the kernel's source is that of the kernel: while an archive is being
+/// updated, one may have come without the other.
+fn check_source(status: &str, release: &str) -> Result<()> {
+    let image = installed(status, &format!("linux-image-{release}"))?;
+    let source = installed(status, "linux-source")?;
+    if image != source {
+        bail!(
+            "the archive offers linux-image-{release} {image}, but linux-source {source}; \
+             try again when it has both (MLX5_ODP_MIRROR names another mirror)"
+        );
+    }
+    Ok(())
+}
+
 /// Fails unless the Rust compiler in the root is the one that built the kernel.
-fn check_compiler(tree: &Path, release: &str) -> Result<()> {
-    let config = fs::read_to_string(tree.join(format!("boot/config-{release}")))?;
-    let built_with = |key: &str| {
-        config
-            .lines()
-            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
-            .map(|v| v.trim_matches('"').to_owned())
-            .ok_or_else(|| anyhow!("no {key} in the kernel's configuration: not built with Rust?"))
-    };
-    let status = fs::read_to_string(tree.join("var/lib/dpkg/status"))?;
-    let installed = |package: &str| {
-        status
-            .split("\n\n")
-            .find(|p| p.lines().any(|l| l == format!("Package: {package}")))
-            .and_then(|p| p.lines().find_map(|l| l.strip_prefix("Version: ")))
-            .map(str::to_owned)
-            .ok_or_else(|| anyhow!("{package} is not in the Debian root"))
-    };
-    let built = built_with("CONFIG_RUSTC_VERSION_TEXT")?;
-    let version = installed("rustc")?;
+fn check_compiler(status: &str, config: &str) -> Result<()> {
+    let built = config
+        .lines()
+        .find_map(|l| l.strip_prefix("CONFIG_RUSTC_VERSION_TEXT="))
+        .context("no CONFIG_RUSTC_VERSION_TEXT in the kernel's configuration")?
+        .trim_matches('"');
+    let version = installed(status, "rustc")?;
     // "rustc 1.85.1 (4eb161250 2025-03-15)" and "1.85.1+dfsg1-1".
     let kernels = built.split(' ').nth(1).unwrap_or_default();
     if kernels.is_empty() || !version.starts_with(kernels) {
         bail!("the kernel was built with {built}, the archive has rustc {version}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Package: linux-image-7.3.4+deb13-amd64\n\
+        Source: linux-signed-amd64 (7.3.4+1~bpo13+1)\nVersion: 7.3.4-1~bpo13+1\n\n\
+        Package: linux-source\nSource: linux\nVersion: 7.3.4-1~bpo13+1\n\n\
+        Package: rustc\nVersion: 1.85.0+dfsg3-1\n";
+
+    #[test]
+    fn kernel_and_source_are_of_one_version() {
+        let release = "7.3.4+deb13-amd64";
+        check_source(STATUS, release).unwrap();
+        let newer = STATUS.replace("linux\nVersion: 7.3.4-1", "linux\nVersion: 7.3.5-1");
+        let text = check_source(&newer, release).unwrap_err().to_string();
+        assert!(text.contains("7.3.4-1~bpo13+1") && text.contains("7.3.5-1~bpo13+1"));
+    }
+
+    #[test]
+    fn the_compiler_is_the_kernels() {
+        let config = |v: &str| format!("CONFIG_RUSTC_VERSION_TEXT=\"rustc {v} (4d91de4e4)\"\n");
+        check_compiler(STATUS, &config("1.85.0")).unwrap();
+        assert!(check_compiler(STATUS, &config("1.84.1")).is_err());
+        assert!(check_compiler(STATUS, "CONFIG_X=y\n").is_err());
+    }
+
+    #[test]
+    fn a_full_disk_breaks_downloads_too() {
+        let cause = |said| Cause::of(said).map(|(cause, _)| cause);
+        let full = "E: Write error - write (28: No space left on device)\nHash Sum mismatch\n";
+        assert_eq!(cause(full), Some(Cause::Disk));
+        assert_eq!(cause("Connection failed\n"), Some(Cause::Download));
+        assert_eq!(cause("Could not connect to x:80\n"), Some(Cause::Network));
+        assert_eq!(cause("dpkg: error\n"), None);
+    }
 }

@@ -10,17 +10,25 @@ use std::process::{Command, Stdio};
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
-use crate::cache::{Cache, Ready, Recipe};
+use crate::cache::{check_disk, Cache, Ready, Recipe};
 use crate::chroot::Chroot;
 use crate::host;
 use crate::initramfs;
 use crate::kernel::{self, Kernel};
 use crate::modules::{self, checkout, Variant, MODULES};
+use crate::progress::{say, Log};
 use crate::root::{self, Root};
 use crate::vm::{Machine, Scheme};
 
 /// Logs of this many runs are kept.
 const KEEP: usize = 20;
+
+/// Steps that take most of the disk, in MiB.
+const LARGE: [(&str, u64); 3] = [
+    ("root", root::DISK),
+    ("kernel", kernel::DISK),
+    ("modules", modules::DISK),
+];
 
 /// What a machine should have.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +63,10 @@ impl Testbed {
     pub(crate) fn open() -> Result<Self> {
         let cache = Cache::open()?;
         host::ensure(&cache)?;
+        // Before minutes are spent on the first of them.
+        let missing = LARGE.iter().filter(|(step, _)| !cache.join(step).exists());
+        let need = missing.map(|(_, disk)| disk).sum();
+        check_disk("the testbed", need, &cache.join("."))?;
         let root = root::ensure(&cache)?;
         Ok(Self { cache, root })
     }
@@ -67,6 +79,14 @@ impl Testbed {
     /// The prepared tree of the stock kernel.
     pub(crate) fn kernel(&self) -> Result<Kernel> {
         kernel::ensure(&self.cache, &self.root)
+    }
+
+    /// Runs the tests of the scripts of tests/conformance, with the root's Python.
+    pub(crate) fn script_tests(&self) -> Result<()> {
+        let mut log = Log::create(&self.cache.logs(), "scripts", "tests of the scripts")?;
+        let chroot = Chroot::new(self.root.tree()).bind_ro(&checkout(), "/project");
+        let script = "cd /project/tests/conformance && python3 -B -m unittest test_scripts";
+        log.run("the tests of the scripts", &mut chroot.shell(script))
     }
 
     /// Builds our modules for the stock kernel.
@@ -184,11 +204,12 @@ fn conformance(cache: &Cache, root: &Root) -> Result<Ready> {
 
 /// Builds the device model; its program.
 fn connectx() -> Result<PathBuf> {
+    say("device model");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let out = Command::new(cargo)
         .current_dir(checkout())
         .args(["build", "--release", "--locked", "--package", "connectx"])
-        .args(["--bin", "connectx", "--quiet"])
+        .args(["--bin", "connectx"])
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

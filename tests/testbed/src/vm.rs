@@ -4,14 +4,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 
 use crate::cache::Ready;
 use crate::chroot::quote_str;
@@ -19,16 +19,23 @@ use crate::console;
 use crate::fail::Failure;
 use crate::initramfs::Cpio;
 use crate::proc::{self, describe, Group, Scratch};
+use crate::progress::say;
 
-/// The first stage has to mount a root and the second to say so: a few seconds,
-/// more on a machine that does other things as well.
-const BOOT: Duration = Duration::from_secs(180);
+/// From QEMU's start to the second stage, and from there to a loaded stack: 5 to 10 seconds
+/// each, 30 on a machine that does other things as well.
+const BOOT: Duration = Duration::from_secs(90);
 
 /// The second stage reports every 5 seconds.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(60);
 
-/// From the command's end to QEMU's.
-const POWER_OFF: Duration = Duration::from_secs(60);
+/// From the command's end to QEMU's: a second or two.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// How long a kernel that has complained may go on, for the log to tell the rest.
+const AFTERMATH: Duration = Duration::from_secs(30);
+
+/// The device model ends when it loses QEMU, which may have a moment left itself.
+const PARTING: Duration = Duration::from_secs(10);
 
 /// How much slower a debug kernel may be.
 const DEBUG_FACTOR: u32 = 6;
@@ -139,27 +146,36 @@ pub(crate) fn run(
     machine.held.clear();
 
     let (sender, events) = mpsc::channel();
-    let mut outputs = Vec::new();
     let mut ports = Vec::new();
-    for (port, sink) in [("stdout", stdout), ("stderr", stderr)] {
-        let path = dir.join(port);
-        outputs.push(copy_port(UnixListener::bind(&path)?, sink));
-        ports.push((format!("testbed.{port}"), path));
+    for (name, sink) in [("stdout", stdout), ("stderr", stderr)] {
+        let log = File::create(logs.join(format!("{name}.log")))?;
+        ports.push(Port::open(dir, &format!("testbed.{name}"), |stream| {
+            copy(stream, log, sink);
+        })?);
     }
-    let control = dir.join("control");
-    read_control(UnixListener::bind(&control)?, sender);
-    ports.push(("testbed.control".to_owned(), control));
+    ports.push(Port::open(dir, "testbed.control", |stream| {
+        read_control(stream, &sender);
+        // Not before the last report was sent.
+        drop(sender);
+    })?);
+    let mut chardevs: Vec<_> = ports
+        .iter()
+        .map(|port| (port.name.as_str(), port.path.as_path()))
+        .collect();
 
     let mut model = match &machine.connectx {
-        Some(program) => {
-            let model = Model::start(program, &machine, dir)?;
-            ports.push(("connectx.control".to_owned(), model.control.clone()));
-            Some(model)
-        }
+        Some(program) => Some(Model::start(program, &machine, dir)?),
         None => None,
     };
+    let control = model.as_ref().map(|model| model.control.clone());
+    chardevs.extend(
+        control
+            .iter()
+            .map(|path| ("connectx.control", path.as_path())),
+    );
 
-    let mut run = Run {
+    say("starting the guest");
+    let run = Run {
         console: logs.join("console.log"),
         qemu_log: logs.join("qemu.log"),
         factor: if machine.debug_kernel {
@@ -168,27 +184,63 @@ pub(crate) fn run(
             1
         },
     };
-    let mut qemu = run.start(machine, &initrd, &modules, &ports, model.as_ref())?;
+    let mut qemu = run.start(machine, &initrd, &modules, &chardevs, model.as_ref())?;
     let verdict = run.watch(&mut qemu, &mut model, &events, job);
     // Also kills it, if it is not gone by itself; the ports close with it.
     drop(qemu);
-    for output in outputs {
-        let _ = output.join();
-    }
+    drop(ports);
     let status = verdict?;
     if let Some(model) = model {
-        model.finish()?;
+        model.finish(&run)?;
     }
-    let log = run.console_text();
-    if let Some((line, text)) = console::splat(&log) {
-        return Err(Failure::Splat {
-            line,
-            text: text.to_owned(),
-            log: run.console,
+    match run.splat() {
+        Some(splat) => Err(splat.into()),
+        None => Ok(status),
+    }
+}
+
+/// A virtio port of the guest: a socket that QEMU connects to, and the thread that reads it.
+///
+/// QEMU has to be gone when this is dropped, or the thread reads on.
+#[derive(Debug)]
+struct Port {
+    name: String,
+    path: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Port {
+    /// Opens the port `name`; `read` gets the connection, unless none comes.
+    fn open(
+        dir: &Path,
+        name: &str,
+        read: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> Result<Self> {
+        let path = dir.join(name);
+        let listener = UnixListener::bind(&path)?;
+        let thread = std::thread::spawn(move || {
+            let accepted = listener.accept();
+            drop(listener);
+            if let Ok((stream, _)) = accepted {
+                read(stream);
+            }
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // Whoever still waits for QEMU gets a connection that ends at once.
+        let _ = UnixStream::connect(&self.path);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
-        .into());
     }
-    Ok(status)
 }
 
 struct Run {
@@ -202,12 +254,26 @@ impl Run {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
+    fn splat(&self) -> Option<Failure> {
+        let text = self.console_text();
+        let (line, text) = console::splat(&text)?;
+        Some(Failure::Splat {
+            line,
+            text: text.to_owned(),
+            log: self.console.clone(),
+        })
+    }
+
+    fn tail(&self) -> String {
+        console::tail(&self.console_text(), TAIL)
+    }
+
     fn start(
-        &mut self,
+        &self,
         machine: Machine,
         initrd: &Path,
         modules: &Path,
-        ports: &[(String, PathBuf)],
+        ports: &[(&str, &Path)],
         model: Option<&Model>,
     ) -> Result<Group> {
         let mut qemu = machine.qemu;
@@ -281,6 +347,8 @@ impl Run {
         let mut started = None;
         let mut beat = Instant::now();
         let mut status = None;
+        let mut model_gone = None;
+        let mut complained = None;
         loop {
             match events.recv_timeout(Duration::from_millis(200)) {
                 Ok(Event::Beat) => beat = Instant::now(),
@@ -302,7 +370,7 @@ impl Run {
                     limit = POWER_OFF * self.factor;
                     waiting_for = "the guest to power off";
                 }
-                Ok(Event::Fail(why)) => bail!("{why} (console: {})", self.console.display()),
+                Ok(Event::Fail(why)) => return Err(self.fail(&why)),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The port closes when QEMU ends; look at QEMU below.
                 Err(RecvTimeoutError::Disconnected) => {
@@ -310,34 +378,37 @@ impl Run {
                 }
             }
             if let Some(ended) = qemu.try_wait()? {
-                // Reports that arrived with the end.
-                while let Ok(event) = events.try_recv() {
-                    if let Event::Exit(code) = event {
-                        status = Some(code);
+                // Reports that arrived with the end: the port is closed when all were read.
+                while let Ok(event) = events.recv_timeout(Duration::from_secs(1)) {
+                    match event {
+                        Event::Exit(code) => status = Some(code),
+                        Event::Fail(why) => return Err(self.fail(&why)),
+                        _ => {}
                     }
                 }
-                if let Some(status) = status {
-                    return Ok(status);
-                }
-                if let Some(model) = model {
-                    model.check(Duration::from_secs(2))?;
-                }
-                return Err(self.ended(ended));
+                return match status {
+                    Some(status) => Ok(status),
+                    None => Err(self.ended(ended, model)?),
+                };
             }
-            if let Some(model) = model {
-                if status.is_none() {
-                    model.check(Duration::ZERO)?;
+            if let (Some(model), None) = (model.as_mut(), status) {
+                if let Some(end) = model.process.try_wait()? {
+                    let gone = *model_gone.get_or_insert_with(Instant::now);
+                    if !end.success() || gone.elapsed() > PARTING {
+                        return Err(model.verdict(end, self));
+                    }
                 }
             }
-            if let Some(detail) = console::panic(&self.console_text()) {
+            if let Some(panic) = self.panic() {
                 // Let the rest of the report reach the log.
                 std::thread::sleep(Duration::from_secs(1));
-                return Err(Failure::Panic {
-                    detail: detail.to_owned(),
-                    tail: console::tail(&self.console_text(), TAIL),
-                    log: self.console.clone(),
+                return Err(self.panic().unwrap_or(panic).into());
+            }
+            if let Some(splat) = self.splat() {
+                let seen = *complained.get_or_insert_with(Instant::now);
+                if seen.elapsed() > AFTERMATH * self.factor {
+                    return Err(splat.into());
                 }
-                .into());
             }
             if since.elapsed() > limit {
                 return Err(self.hang(format!("waited {} s for {waiting_for}", limit.as_secs())));
@@ -351,27 +422,56 @@ impl Run {
         }
     }
 
+    fn fail(&self, why: &str) -> anyhow::Error {
+        anyhow!("{why} (console: {})", self.console.display())
+    }
+
     fn hang(&self, detail: String) -> anyhow::Error {
         Failure::Hang {
             detail,
-            tail: console::tail(&self.console_text(), TAIL),
+            tail: self.tail(),
             log: self.console.clone(),
         }
         .into()
     }
 
-    fn ended(&self, status: std::process::ExitStatus) -> anyhow::Error {
+    fn panic(&self) -> Option<Failure> {
+        let text = self.console_text();
+        Some(Failure::Panic {
+            detail: console::panic(&text)?.to_owned(),
+            tail: console::tail(&text, TAIL),
+            log: self.console.clone(),
+        })
+    }
+
+    /// Why QEMU ended with nothing said by the guest: because the device model died,
+    /// because the kernel panicked, which reboots it, or for a reason of its own.
+    fn ended(&self, status: ExitStatus, model: &mut Option<Model>) -> Result<anyhow::Error> {
+        if let Some(model) = model {
+            if let Some(end) = model.end(Duration::from_secs(2))? {
+                if !end.success() {
+                    return Ok(model.verdict(end, self));
+                }
+            }
+        }
+        if let Some(panic) = self.panic() {
+            return Ok(panic.into());
+        }
         let said = fs::read_to_string(&self.qemu_log).unwrap_or_default();
-        let detail = match said.lines().rfind(|l| !l.trim().is_empty()) {
+        let detail = match said
+            .lines()
+            .rfind(|l| !l.trim().is_empty() && !l.contains("warning:"))
+        {
             Some(line) => format!("QEMU: {}: {line}", describe(status)),
+            None if status.success() => "it powered off or restarted by itself".to_owned(),
             None => format!("QEMU: {}", describe(status)),
         };
-        Failure::GuestEnded {
+        Ok(Failure::GuestEnded {
             detail,
-            tail: console::tail(&self.console_text(), TAIL),
+            tail: self.tail(),
             log: self.console.clone(),
         }
-        .into()
+        .into())
     }
 }
 
@@ -414,7 +514,13 @@ impl Model {
         };
         let start = Instant::now();
         while !(model.socket.exists() && model.control.exists()) {
-            model.check(Duration::ZERO)?;
+            if let Some(end) = model.end(Duration::ZERO)? {
+                bail!(
+                    "the device model does not start ({}): {}",
+                    describe(end),
+                    model.words()
+                );
+            }
             if start.elapsed() > Duration::from_secs(20) {
                 bail!("the device model opens no socket");
             }
@@ -432,21 +538,19 @@ impl Model {
             .to_owned()
     }
 
-    /// Fails if the model is gone; waits for that up to `patience`.
-    fn check(&mut self, patience: Duration) -> Result<()> {
+    /// How the model ended; waits for that up to `patience`.
+    fn end(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.process.try_wait()? {
-                return Err(self.verdict(status));
-            }
-            if start.elapsed() >= patience {
-                return Ok(());
+            let end = self.process.try_wait()?;
+            if end.is_some() || start.elapsed() >= patience {
+                return Ok(end);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    fn verdict(&self, status: std::process::ExitStatus) -> anyhow::Error {
+    fn verdict(&self, status: ExitStatus, run: &Run) -> anyhow::Error {
         let (detail, log) = (self.words(), self.log.clone());
         if status.code() == Some(VIOLATION) {
             Failure::Violation { detail, log }.into()
@@ -455,27 +559,20 @@ impl Model {
                 status: describe(status),
                 detail,
                 log,
+                tail: run.tail(),
+                console: run.console.clone(),
             }
             .into()
         }
     }
 
     /// After QEMU's end: the model's own.
-    fn finish(mut self) -> Result<()> {
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.process.try_wait()? {
-                break status;
-            }
-            if start.elapsed() > Duration::from_secs(20) {
-                bail!("the device model does not end with its guest");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        if !status.success() {
-            return Err(self.verdict(status));
+    fn finish(mut self, run: &Run) -> Result<()> {
+        match self.end(Duration::from_secs(20))? {
+            None => bail!("the device model does not end with its guest"),
+            Some(end) if !end.success() => Err(self.verdict(end, run)),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -497,28 +594,24 @@ fn job_archive(job: &Job) -> Vec<u8> {
     cpio.finish()
 }
 
-/// Copies everything from the one connection to `listener` into `sink`.
-fn copy_port(listener: UnixListener, mut sink: Box<dyn Write + Send>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let Ok((mut stream, _)) = listener.accept() else {
-            return;
-        };
-        let mut buffer = [0; 1 << 16];
-        while let Ok(n) = stream.read(&mut buffer) {
-            if n == 0
-                || sink
-                    .write_all(&buffer[..n])
-                    .and_then(|()| sink.flush())
-                    .is_err()
-            {
-                break;
+/// Copies everything that comes into `log` and `sink`. When `sink` takes no more, the rest
+/// is read all the same: who writes to a port that nobody reads waits for ever.
+fn copy(mut stream: UnixStream, mut log: File, sink: Box<dyn Write + Send>) {
+    let mut sink = Some(sink);
+    let mut buffer = [0; 1 << 16];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        let bytes = &buffer[..n];
+        let _ = log.write_all(bytes);
+        if let Some(to) = &mut sink {
+            if to.write_all(bytes).and_then(|()| to.flush()).is_err() {
+                sink = None;
             }
         }
-    })
+    }
 }
 
 /// Turns the second stage's reports into events.
-fn read_control(listener: UnixListener, sender: Sender<Event>) {
+fn read_control(stream: UnixStream, sender: &Sender<Event>) {
     let parse = |line: &str| match line.split_once(' ') {
         Some(("exit", code)) => Some(Event::Exit(code.parse().ok()?)),
         Some(("fail", why)) => Some(Event::Fail(why.to_owned())),
@@ -527,19 +620,14 @@ fn read_control(listener: UnixListener, sender: Sender<Event>) {
         None if line == "loaded" => Some(Event::Loaded),
         _ => None,
     };
-    std::thread::spawn(move || {
-        let Ok((stream, _)) = listener.accept() else {
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let event =
+            parse(&line).unwrap_or_else(|| Event::Fail(format!("unexpected report {line:?}")));
+        if sender.send(event).is_err() {
             return;
-        };
-        for line in BufReader::new(stream).lines() {
-            let Ok(line) = line else { return };
-            let event =
-                parse(&line).unwrap_or_else(|| Event::Fail(format!("unexpected report {line:?}")));
-            if sender.send(event).is_err() {
-                return;
-            }
         }
-    });
+    }
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
@@ -554,4 +642,56 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `n` bytes, then no more.
+    struct Narrow(usize);
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.0 == 0 {
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            let n = bytes.len().min(self.0);
+            self.0 -= n;
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_port_is_read_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = File::create(&path).unwrap();
+        let port = Port::open(dir.path(), "port", |stream| {
+            copy(stream, log, Box::new(Narrow(10)));
+        })
+        .unwrap();
+        let mut guest = UnixStream::connect(&port.path).unwrap();
+        // More than a socket holds.
+        guest.write_all(&[b'x'; 1 << 20]).unwrap();
+        drop(guest);
+        drop(port);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn a_port_that_nobody_connects_to_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let port = Port::open(dir.path(), "port", move |stream| {
+            read_control(stream, &sender);
+        })
+        .unwrap();
+        drop(port);
+        assert!(receiver.recv().is_err());
+    }
 }
