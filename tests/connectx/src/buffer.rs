@@ -4,7 +4,7 @@
 
 use crate::command::{CmdError, CmdStatus};
 use crate::guest::{to_u64, DmaError, GuestMemory};
-use crate::ids::Iova;
+use crate::ids::{offset, DmaAddr};
 
 /// The largest queue the model accepts, in bytes: 2^22 CQEs of 128 bytes.
 const MAX_BYTES: u64 = 1 << 29;
@@ -12,7 +12,7 @@ const MAX_BYTES: u64 = 1 << 29;
 /// The memory of one queue: pages of equal size, the first used from an offset on.
 #[derive(Clone, Debug, Default)]
 pub struct QueueBuffer {
-    pages: Vec<Iova>,
+    pages: Vec<DmaAddr>,
     log_page: u32,
     offset: u64,
     len: u64,
@@ -46,14 +46,14 @@ impl QueueBuffer {
             .map_err(|_| CmdError::new(CmdStatus::BadParam))?;
         let bytes = pas
             .get(..count * 8)
-            .ok_or(CmdError::new(CmdStatus::BadInputLen))?;
+            .ok_or(CmdError::new(CmdStatus::BadInpLen))?;
         let mask = !0 << log_page;
         let pages = bytes
             .chunks_exact(8)
             .map(|entry| {
                 let mut word = [0; 8];
                 word.copy_from_slice(entry);
-                Iova(u64::from_be_bytes(word) & mask)
+                DmaAddr::new(u64::from_be_bytes(word) & mask)
             })
             .collect();
         Ok(Self {
@@ -82,14 +82,14 @@ impl QueueBuffer {
     ///
     /// If `at` lies beyond the end: positions come from the queue's own size.
     #[must_use]
-    pub fn locate(&self, at: u64) -> (Iova, usize) {
+    pub fn locate(&self, at: u64) -> (DmaAddr, usize) {
         assert!(at < self.len, "queue position beyond its buffer");
         let byte = self.offset + at;
         let page = usize::try_from(byte >> self.log_page).unwrap_or(usize::MAX);
         let within = byte & ((1 << self.log_page) - 1);
         let left = ((1 << self.log_page) - within).min(self.len - at);
         (
-            self.pages[page].offset(within),
+            offset(self.pages[page], within),
             usize::try_from(left).unwrap_or(usize::MAX),
         )
     }
@@ -150,16 +150,16 @@ mod tests {
         let buffer = QueueBuffer::new(&pas(&[0x5000, 0x2000]), 0, 63, 128).unwrap();
         buffer.write(&mem, 60, &[7; 8]).unwrap();
         let mut bytes = [0; 4];
-        mem.read(Iova(0x5ffc), &mut bytes).unwrap();
+        mem.read(DmaAddr::new(0x5ffc), &mut bytes).unwrap();
         assert_eq!(bytes, [7; 4]);
-        mem.read(Iova(0x2000), &mut bytes).unwrap();
+        mem.read(DmaAddr::new(0x2000), &mut bytes).unwrap();
         assert_eq!(bytes, [7; 4]);
     }
 
     #[test]
     fn offset_is_a_fraction_of_large_pages() {
         let buffer = QueueBuffer::new(&pas(&[0x20_0000]), 9, 2, 64).unwrap();
-        assert_eq!(buffer.locate(0).0, Iova(0x20_0000 + 2 * 0x8000));
+        assert_eq!(buffer.locate(0).0, DmaAddr::new(0x20_0000 + 2 * 0x8000));
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
         let one = pas(&[0x1000]);
         assert_eq!(
             status(QueueBuffer::new(&one, 0, 1, 4096)),
-            CmdStatus::BadInputLen
+            CmdStatus::BadInpLen
         );
         assert_eq!(
             status(QueueBuffer::new(&one, 63, 0, 64)),

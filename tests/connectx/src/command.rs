@@ -19,41 +19,8 @@ mod vport;
 use std::fmt;
 
 use crate::device::Device;
+pub use firmware_cmds::CmdStatus;
 pub use queue::{Queue, LOG_SLOTS, LOG_STRIDE};
-
-/// Status of a command, byte 0 of its output (`enum` in `include/linux/mlx5/device.h`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum CmdStatus {
-    /// Done.
-    Ok = 0x00,
-    /// The device failed.
-    InternalErr = 0x01,
-    /// No such command, or not with this modifier.
-    BadOp = 0x02,
-    /// A parameter out of its range.
-    BadParam = 0x03,
-    /// Not in this state of the function.
-    BadSysState = 0x04,
-    /// No such object.
-    BadRes = 0x05,
-    /// Something else still uses the object.
-    ResBusy = 0x06,
-    /// A limit is reached.
-    ExceedLim = 0x08,
-    /// Not in this state of the object.
-    BadResState = 0x09,
-    /// An index out of its range.
-    BadIndex = 0x0a,
-    /// No more objects of this kind.
-    NoResources = 0x0f,
-    /// Not in this state of the QP.
-    BadQpState = 0x10,
-    /// The input is too short.
-    BadInputLen = 0x50,
-    /// The output is too short.
-    BadOutputLen = 0x51,
-}
 
 /// How a command failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,10 +169,10 @@ impl Device {
                 ("unknown", Err(CmdStatus::BadOp.into()))
             }
             Some(command) if input.len() < command.input => {
-                (command.name, Err(CmdStatus::BadInputLen.into()))
+                (command.name, Err(CmdStatus::BadInpLen.into()))
             }
             Some(command) if output.len() < command.output => {
-                (command.name, Err(CmdStatus::BadOutputLen.into()))
+                (command.name, Err(CmdStatus::BadOutpLen.into()))
             }
             Some(command) if !self.hca.initialized && find_in(OBJECTS, opcode).is_some() => {
                 (command.name, Err(CmdStatus::BadSysState.into()))
@@ -215,7 +182,7 @@ impl Device {
         if let Err(error) = result {
             self.counters.failed_commands += 1;
             output.fill(0);
-            output[0] = error.status as u8;
+            output[0] = error.status.get();
             put_word(output, 4, error.syndrome);
             self.journal.note(format_args!(
                 "command {name} ({opcode:#05x}) failed: {error}"

@@ -9,7 +9,7 @@ use crate::caps::LOG_MAX_CQ;
 use crate::device::Device;
 use crate::event::{event_type, Eqe};
 use crate::guest::read_be32;
-use crate::ids::{Cqn, Eqn, Iova, Numbers, Qpn, Uar};
+use crate::ids::{Cqn, DmaAddr, Eqn, Numbers, Qpn, Uar};
 
 /// Opcodes of CQEs, the high half of byte 0x3f.
 pub mod cqe_opcode {
@@ -152,7 +152,7 @@ pub struct CompletionQueue {
     /// The UAR whose doorbells belong to it.
     pub uar: Uar,
     /// Doorbell record: consumer index and arm word.
-    pub dbr: Iova,
+    pub dbr: DmaAddr,
     /// Its entries.
     pub buffer: QueueBuffer,
     /// The context as created, for QUERY_CQ.
@@ -167,7 +167,7 @@ pub struct CompletionQueue {
 impl CompletionQueue {
     /// An empty, unarmed queue.
     #[must_use]
-    pub fn new(log_size: u32, stride: u64, buffer: QueueBuffer, dbr: Iova) -> Self {
+    pub fn new(log_size: u32, stride: u64, buffer: QueueBuffer, dbr: DmaAddr) -> Self {
         Self {
             log_size,
             stride,

@@ -12,13 +12,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
-use crate::ids::Iova;
+use crate::ids::DmaAddr;
 
 /// Why an access to guest memory failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DmaError {
     /// First byte that could not be reached.
-    pub iova: Iova,
+    pub iova: DmaAddr,
     /// What is wrong with it.
     pub reason: DmaReason,
 }
@@ -47,7 +47,7 @@ impl fmt::Display for DmaError {
             DmaReason::NotShared => "not shared with the device",
             DmaReason::Misaligned => "misaligned",
         };
-        write!(f, "IOVA {} is {reason}", self.iova)
+        write!(f, "IOVA {:#x} is {reason}", self.iova)
     }
 }
 
@@ -59,49 +59,49 @@ impl std::error::Error for DmaError {}
 /// that fails may have been done in part, up to [`DmaError::iova`].
 pub trait GuestMemory: Send {
     /// Fills `buf` from `iova` on.
-    fn read(&self, iova: Iova, buf: &mut [u8]) -> Result<(), DmaError>;
+    fn read(&self, iova: DmaAddr, buf: &mut [u8]) -> Result<(), DmaError>;
 
     /// Stores `data` from `iova` on.
-    fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError>;
+    fn write(&self, iova: DmaAddr, data: &[u8]) -> Result<(), DmaError>;
 
     /// Stores one byte after every earlier write has become visible: ownership bits.
-    fn write_release(&self, iova: Iova, value: u8) -> Result<(), DmaError>;
+    fn write_release(&self, iova: DmaAddr, value: u8) -> Result<(), DmaError>;
 
     /// Adds to an 8-byte integer in host order, atomically; returns what was there.
-    fn fetch_add(&self, iova: Iova, add: u64) -> Result<u64, DmaError>;
+    fn fetch_add(&self, iova: DmaAddr, add: u64) -> Result<u64, DmaError>;
 
     /// Replaces an 8-byte integer in host order if it equals `compare`, atomically;
     /// returns what was there.
-    fn compare_exchange(&self, iova: Iova, compare: u64, swap: u64) -> Result<u64, DmaError>;
+    fn compare_exchange(&self, iova: DmaAddr, compare: u64, swap: u64) -> Result<u64, DmaError>;
 }
 
 impl<M: GuestMemory + Sync + ?Sized> GuestMemory for Arc<M> {
-    fn read(&self, iova: Iova, buf: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, iova: DmaAddr, buf: &mut [u8]) -> Result<(), DmaError> {
         (**self).read(iova, buf)
     }
-    fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, iova: DmaAddr, data: &[u8]) -> Result<(), DmaError> {
         (**self).write(iova, data)
     }
-    fn write_release(&self, iova: Iova, value: u8) -> Result<(), DmaError> {
+    fn write_release(&self, iova: DmaAddr, value: u8) -> Result<(), DmaError> {
         (**self).write_release(iova, value)
     }
-    fn fetch_add(&self, iova: Iova, add: u64) -> Result<u64, DmaError> {
+    fn fetch_add(&self, iova: DmaAddr, add: u64) -> Result<u64, DmaError> {
         (**self).fetch_add(iova, add)
     }
-    fn compare_exchange(&self, iova: Iova, compare: u64, swap: u64) -> Result<u64, DmaError> {
+    fn compare_exchange(&self, iova: DmaAddr, compare: u64, swap: u64) -> Result<u64, DmaError> {
         (**self).compare_exchange(iova, compare, swap)
     }
 }
 
 /// Reads a big-endian 32-bit word.
-pub fn read_be32(mem: &dyn GuestMemory, iova: Iova) -> Result<u32, DmaError> {
+pub fn read_be32(mem: &dyn GuestMemory, iova: DmaAddr) -> Result<u32, DmaError> {
     let mut word = [0; 4];
     mem.read(iova, &mut word)?;
     Ok(u32::from_be_bytes(word))
 }
 
 /// Reads a big-endian 64-bit word.
-pub fn read_be64(mem: &dyn GuestMemory, iova: Iova) -> Result<u64, DmaError> {
+pub fn read_be64(mem: &dyn GuestMemory, iova: DmaAddr) -> Result<u64, DmaError> {
     let mut word = [0; 8];
     mem.read(iova, &mut word)?;
     Ok(u64::from_be_bytes(word))
@@ -183,19 +183,22 @@ impl MappedMemory {
     /// end of the file; otherwise what `fstat` and `mmap` return.
     pub fn map(
         &self,
-        iova: Iova,
+        iova: DmaAddr,
         len: u64,
         file: Option<File>,
         offset: u64,
         rights: Rights,
     ) -> io::Result<()> {
-        let end = iova.0.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let end = iova
+            .get()
+            .checked_add(len)
+            .ok_or(io::ErrorKind::InvalidInput)?;
         if len == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let file_end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         self.write_table(|table| {
-            if table.first_below(end).is_some_and(|(_, e)| e > iova.0) {
+            if table.first_below(end).is_some_and(|(_, e)| e > iova.get()) {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             let backing = match file {
@@ -203,7 +206,7 @@ impl MappedMemory {
                 None => None,
             };
             table.ranges.insert(
-                iova.0,
+                iova.get(),
                 Range {
                     len,
                     backing,
@@ -217,8 +220,8 @@ impl MappedMemory {
 
     /// Takes `[iova, iova + len)` out of the address space and returns how many bytes of
     /// it were mapped. When this returns, no access through the old mapping is under way.
-    pub fn unmap(&self, iova: Iova, len: u64) -> u64 {
-        self.write_table(|table| table.remove(iova.0, iova.0.saturating_add(len)))
+    pub fn unmap(&self, iova: DmaAddr, len: u64) -> u64 {
+        self.write_table(|table| table.remove(iova.get(), iova.get().saturating_add(len)))
     }
 
     /// Takes everything out of the address space.
@@ -243,7 +246,7 @@ impl MappedMemory {
     /// Calls `f(region, offset in region, offset in access, length)` for each piece.
     fn pieces(
         &self,
-        iova: Iova,
+        iova: DmaAddr,
         len: usize,
         access: Access,
         mut f: impl FnMut(
@@ -256,9 +259,11 @@ impl MappedMemory {
         self.read_table(|table| {
             let mut done = 0;
             while done < len {
-                let at = Iova(iova.0.wrapping_add(to_u64(done)));
+                let at = DmaAddr::new(iova.get().wrapping_add(to_u64(done)));
                 let error = |reason| DmaError { iova: at, reason };
-                let (range, skip) = table.find(at.0).ok_or_else(|| error(DmaReason::Unmapped))?;
+                let (range, skip) = table
+                    .find(at.get())
+                    .ok_or_else(|| error(DmaReason::Unmapped))?;
                 match access {
                     Access::Read if !range.rights.read => return Err(error(DmaReason::WriteOnly)),
                     Access::Write if !range.rights.write => return Err(error(DmaReason::ReadOnly)),
@@ -279,8 +284,8 @@ impl MappedMemory {
         })
     }
 
-    fn atomic(&self, iova: Iova, op: impl Fn(&AtomicU64) -> u64) -> Result<u64, DmaError> {
-        if iova.0 % 8 != 0 {
+    fn atomic(&self, iova: DmaAddr, op: impl Fn(&AtomicU64) -> u64) -> Result<u64, DmaError> {
+        if iova.get() % 8 != 0 {
             return Err(DmaError {
                 iova,
                 reason: DmaReason::Misaligned,
@@ -361,7 +366,7 @@ impl Table {
 }
 
 impl GuestMemory for MappedMemory {
-    fn read(&self, iova: Iova, buf: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, iova: DmaAddr, buf: &mut [u8]) -> Result<(), DmaError> {
         self.pieces(
             iova,
             buf.len(),
@@ -375,7 +380,7 @@ impl GuestMemory for MappedMemory {
         )
     }
 
-    fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, iova: DmaAddr, data: &[u8]) -> Result<(), DmaError> {
         self.pieces(
             iova,
             data.len(),
@@ -389,7 +394,7 @@ impl GuestMemory for MappedMemory {
         )
     }
 
-    fn write_release(&self, iova: Iova, value: u8) -> Result<(), DmaError> {
+    fn write_release(&self, iova: DmaAddr, value: u8) -> Result<(), DmaError> {
         self.pieces(iova, 1, Access::Write, |region, start, _, _| {
             region
                 .get_atomic_ref::<AtomicU8>(start)?
@@ -398,11 +403,11 @@ impl GuestMemory for MappedMemory {
         })
     }
 
-    fn fetch_add(&self, iova: Iova, add: u64) -> Result<u64, DmaError> {
+    fn fetch_add(&self, iova: DmaAddr, add: u64) -> Result<u64, DmaError> {
         self.atomic(iova, |cell| cell.fetch_add(add, Ordering::SeqCst))
     }
 
-    fn compare_exchange(&self, iova: Iova, compare: u64, swap: u64) -> Result<u64, DmaError> {
+    fn compare_exchange(&self, iova: DmaAddr, compare: u64, swap: u64) -> Result<u64, DmaError> {
         self.atomic(iova, |cell| {
             match cell.compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(old) | Err(old) => old,
@@ -422,7 +427,7 @@ mod tests {
 
     fn unmapped(iova: u64) -> DmaError {
         DmaError {
-            iova: Iova(iova),
+            iova: DmaAddr::new(iova),
             reason: DmaReason::Unmapped,
         }
     }
@@ -430,31 +435,34 @@ mod tests {
     #[test]
     fn reads_what_was_written_across_ranges() {
         let mem = MappedMemory::anonymous(0x4000).unwrap();
-        mem.write(Iova(0xffe), &[1, 2, 3, 4]).unwrap();
+        mem.write(DmaAddr::new(0xffe), &[1, 2, 3, 4]).unwrap();
         // Cuts the range in three; the outer two keep their contents.
-        assert_eq!(mem.unmap(Iova(0x2000), 0x1000), 0x1000);
+        assert_eq!(mem.unmap(DmaAddr::new(0x2000), 0x1000), 0x1000);
         assert_eq!(mem.ranges(), 2);
         let mut buf = [0; 4];
-        mem.read(Iova(0xffe), &mut buf).unwrap();
+        mem.read(DmaAddr::new(0xffe), &mut buf).unwrap();
         assert_eq!(buf, [1, 2, 3, 4]);
-        assert_eq!(mem.read(Iova(0x1ffe), &mut buf), Err(unmapped(0x2000)));
-        assert_eq!(mem.write(Iova(0x2fff), &buf), Err(unmapped(0x2fff)));
-        mem.write(Iova(0x3000), &buf).unwrap();
-        assert_eq!(mem.unmap(Iova(0), u64::MAX), 0x3000);
-        assert_eq!(mem.read(Iova(0), &mut buf), Err(unmapped(0)));
+        assert_eq!(
+            mem.read(DmaAddr::new(0x1ffe), &mut buf),
+            Err(unmapped(0x2000))
+        );
+        assert_eq!(mem.write(DmaAddr::new(0x2fff), &buf), Err(unmapped(0x2fff)));
+        mem.write(DmaAddr::new(0x3000), &buf).unwrap();
+        assert_eq!(mem.unmap(DmaAddr::new(0), u64::MAX), 0x3000);
+        assert_eq!(mem.read(DmaAddr::new(0), &mut buf), Err(unmapped(0)));
     }
 
     #[test]
     fn an_access_past_the_last_address_fails() {
         let mem = MappedMemory::anonymous(0x1000).unwrap();
         let mut buf = [0; 16];
-        assert!(mem.read(Iova(u64::MAX - 3), &mut buf).is_err());
+        assert!(mem.read(DmaAddr::new(u64::MAX - 3), &mut buf).is_err());
     }
 
     #[test]
     fn maps_must_not_overlap() {
         let mem = MappedMemory::new();
-        let map = |iova, len| mem.map(Iova(iova), len, None, 0, Rights::ALL);
+        let map = |iova, len| mem.map(DmaAddr::new(iova), len, None, 0, Rights::ALL);
         map(0x1000, 0x1000).unwrap();
         assert!(map(0x1fff, 1).is_err());
         assert!(map(0, 0x1001).is_err());
@@ -465,7 +473,9 @@ mod tests {
         map(0x2000, 0x1000).unwrap();
         let mut byte = [0];
         assert_eq!(
-            mem.read(Iova(0x1000), &mut byte).unwrap_err().reason,
+            mem.read(DmaAddr::new(0x1000), &mut byte)
+                .unwrap_err()
+                .reason,
             DmaReason::NotShared
         );
     }
@@ -473,15 +483,15 @@ mod tests {
     #[test]
     fn atomics() {
         let mem = MappedMemory::anonymous(0x1000).unwrap();
-        assert_eq!(mem.fetch_add(Iova(8), 5), Ok(0));
-        assert_eq!(mem.compare_exchange(Iova(8), 4, 9), Ok(5));
-        assert_eq!(mem.compare_exchange(Iova(8), 5, 9), Ok(5));
-        assert_eq!(mem.fetch_add(Iova(8), u64::MAX), Ok(9));
+        assert_eq!(mem.fetch_add(DmaAddr::new(8), 5), Ok(0));
+        assert_eq!(mem.compare_exchange(DmaAddr::new(8), 4, 9), Ok(5));
+        assert_eq!(mem.compare_exchange(DmaAddr::new(8), 5, 9), Ok(5));
+        assert_eq!(mem.fetch_add(DmaAddr::new(8), u64::MAX), Ok(9));
         let mut word = [0; 8];
-        mem.read(Iova(8), &mut word).unwrap();
+        mem.read(DmaAddr::new(8), &mut word).unwrap();
         assert_eq!(u64::from_ne_bytes(word), 8);
         assert_eq!(
-            mem.fetch_add(Iova(4), 1).unwrap_err().reason,
+            mem.fetch_add(DmaAddr::new(4), 1).unwrap_err().reason,
             DmaReason::Misaligned
         );
     }

@@ -4,29 +4,12 @@
 
 use std::fmt;
 
-/// An address as the device uses it: what the guest put into a descriptor, before any
-/// IOMMU. In bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Iova(pub u64);
+pub use firmware_cmds::DmaAddr;
 
-impl Iova {
-    /// The address `bytes` further on; wraps like the hardware's adder.
-    #[must_use]
-    pub fn offset(self, bytes: u64) -> Self {
-        Self(self.0.wrapping_add(bytes))
-    }
-}
-
-impl fmt::Debug for Iova {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
-impl fmt::Display for Iova {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
+/// The address `bytes` further on; wraps like the hardware's adder.
+#[must_use]
+pub fn offset(address: DmaAddr, bytes: u64) -> DmaAddr {
+    DmaAddr::new(address.get().wrapping_add(bytes))
 }
 
 macro_rules! handle {

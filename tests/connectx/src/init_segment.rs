@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::command;
 use crate::device::Device;
-use crate::ids::Iova;
+use crate::ids::DmaAddr;
 
 /// Bytes of BAR 0 before the first doorbell page.
 pub const SIZE: u64 = 0x1_0000;
@@ -45,7 +45,7 @@ const NIC_INTERFACE_SHIFT: u32 = 8;
 pub struct InitSegment {
     queue_high: u32,
     /// Address of the command queue once the driver wrote its low half.
-    pub queue: Option<Iova>,
+    pub queue: Option<DmaAddr>,
     nic_interface: u32,
     /// Registers that do not exist and were read.
     unknown_reads: BTreeSet<u64>,
@@ -130,7 +130,7 @@ impl Device {
                 self.init.nic_interface = value >> NIC_INTERFACE_SHIFT & 7;
                 let address = u64::from(self.init.queue_high) << 32 | u64::from(value & !0xfff);
                 if address != 0 {
-                    self.init.queue = Some(Iova(address));
+                    self.init.queue = Some(DmaAddr::new(address));
                 }
             }
             CMD_DBELL => self.command_doorbell(value),

@@ -45,6 +45,6 @@ pub use counters::Counters;
 pub use device::{Device, Interrupts};
 pub use event::Eqe;
 pub use guest::{DmaError, GuestMemory, MappedMemory};
-pub use ids::{Cqn, Eqn, Iova, Qpn, Srqn};
+pub use ids::{Cqn, DmaAddr, Eqn, Qpn, Srqn};
 pub use journal::Journal;
 pub use knobs::{Knobs, Scheme};

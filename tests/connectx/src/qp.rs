@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_QP;
 use crate::fault::Token;
-use crate::ids::{Cqn, Iova, Numbers, Pdn, Qpn, Srqn, Xrcdn};
+use crate::ids::{offset, Cqn, DmaAddr, Numbers, Pdn, Qpn, Srqn, Xrcdn};
 use crate::transport::Op;
 use crate::wqe::Receive;
 use context::{self as qpc, QpContext};
@@ -268,13 +268,13 @@ impl Qp {
     }
 
     /// Address of the receive counter of the doorbell record.
-    pub fn recv_dbr(&self) -> Iova {
-        Iova(self.context.dbr_addr())
+    pub fn recv_dbr(&self) -> DmaAddr {
+        DmaAddr::new(self.context.dbr_addr())
     }
 
     /// Address of the send counter of the doorbell record.
-    pub fn send_dbr(&self) -> Iova {
-        self.recv_dbr().offset(4)
+    pub fn send_dbr(&self) -> DmaAddr {
+        offset(self.recv_dbr(), 4)
     }
 
     /// Protection domain that keys are compared with. UMR work of the driver has none:

@@ -27,7 +27,7 @@ use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, Serv
 use crate::control;
 use crate::device::{Device, Interrupts, BAR0_SIZE};
 use crate::guest::{MappedMemory, Rights};
-use crate::ids::Iova;
+use crate::ids::DmaAddr;
 use crate::journal::Journal;
 use crate::knobs::Knobs;
 use crate::pci::{Config, ConfigEffect, BAR2_SIZE, CONFIG_SIZE, VECTORS};
@@ -164,7 +164,9 @@ impl ServerBackend for Backend {
             read: flags.contains(DmaMapFlags::READ),
             write: flags.contains(DmaMapFlags::WRITE),
         };
-        let mapped = self.memory.map(Iova(address), size, fd, offset, rights);
+        let mapped = self
+            .memory
+            .map(DmaAddr::new(address), size, fd, offset, rights);
         let mut device = self.shared.lock();
         device.counters.dma_maps += 1;
         match &mapped {
@@ -184,7 +186,7 @@ impl ServerBackend for Backend {
         } else {
             size
         };
-        let removed = self.memory.unmap(Iova(address), size);
+        let removed = self.memory.unmap(DmaAddr::new(address), size);
         let mut device = self.shared.lock();
         device.counters.dma_unmaps += 1;
         device.journal.trace(format_args!(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_SRQ;
 use crate::guest::{read_be32, DmaError, GuestMemory};
-use crate::ids::{Cqn, Iova, Numbers, Pdn, Srqn, Xrcdn};
+use crate::ids::{Cqn, DmaAddr, Numbers, Pdn, Srqn, Xrcdn};
 
 /// What is particular to one kind of SRQ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ pub struct Srq {
     /// Bytes of a slot, as a power of two.
     pub log_stride: u32,
     /// Doorbell record: WQEs posted.
-    pub dbr: Iova,
+    pub dbr: DmaAddr,
     /// Its slots.
     pub buffer: QueueBuffer,
     /// Raise an event once fewer WQEs than this are left; 0 is off.
@@ -55,7 +55,7 @@ impl Srq {
         kind: SrqKind,
         log_size: u32,
         log_stride: u32,
-        dbr: Iova,
+        dbr: DmaAddr,
         buffer: QueueBuffer,
     ) -> Self {
         Self {

@@ -11,7 +11,7 @@ use firmware_cmds::wqe::{
 use firmware_cmds::{Mkey, Wire};
 
 use crate::guest::{to_u64, DmaError, GuestMemory};
-use crate::ids::Srqn;
+use crate::ids::{offset, DmaAddr, Srqn};
 use crate::qp::{Qp, ServiceType};
 use crate::transport::mover::{total, Segment};
 
@@ -205,8 +205,8 @@ pub fn fetch_receive(qp: &Qp, mem: &dyn GuestMemory) -> Result<Option<Receive>, 
 /// # Errors
 ///
 /// Those of the guest's memory.
-pub fn counter(mem: &dyn GuestMemory, at: crate::ids::Iova) -> Result<u16, DmaError> {
+pub fn counter(mem: &dyn GuestMemory, at: DmaAddr) -> Result<u16, DmaError> {
     let mut low = [0; 2];
-    mem.read(at.offset(2), &mut low)?;
+    mem.read(offset(at, 2), &mut low)?;
     Ok(u16::from_be_bytes(low))
 }

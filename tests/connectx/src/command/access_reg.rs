@@ -34,7 +34,7 @@ fn access_reg(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
         (HOST_ENDIANNESS, WRITE) => &[],
         (NODE_DESC, READ) => {
             data.get_mut(..DESCRIPTION.len())
-                .ok_or(CmdStatus::BadOutputLen)?
+                .ok_or(CmdStatus::BadOutpLen)?
                 .copy_from_slice(DESCRIPTION);
             &[]
         }
@@ -65,7 +65,7 @@ fn access_reg(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     };
     for &(field, value) in fields {
         if (field.bit + field.width).div_ceil(8) > data.len() {
-            return Err(CmdStatus::BadOutputLen.into());
+            return Err(CmdStatus::BadOutpLen.into());
         }
         field.set(data, value);
     }

@@ -6,7 +6,7 @@ use super::{op_mod, put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::completion::{cqe_opcode, CompletionQueue, Cqe};
 use crate::device::Device;
-use crate::ids::{Cqn, Eqn, Iova, Uar};
+use crate::ids::{Cqn, DmaAddr, Eqn, Uar};
 use crate::ifc::cqc;
 
 const CONTEXT: usize = 0x10;
@@ -53,7 +53,12 @@ fn create_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     if !dev.uars.pages.contains(&uar) || !dev.events.queues.contains_key(&eqn) {
         return Err(CmdStatus::BadParam.into());
     }
-    let mut cq = CompletionQueue::new(log_size, stride, buffer, Iova(cqc::DBR_ADDR.get(context)));
+    let mut cq = CompletionQueue::new(
+        log_size,
+        stride,
+        buffer,
+        DmaAddr::new(cqc::DBR_ADDR.get(context)),
+    );
     cq.overrun_ignore = cqc::OI.is_set(context);
     cq.eqn = eqn;
     cq.uar = uar;
@@ -63,7 +68,7 @@ fn create_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
         .cqs
         .numbers
         .take(|n| queues.contains_key(&Cqn(n)))
-        .ok_or(CmdStatus::NoResources)?;
+        .ok_or(CmdStatus::NoRes)?;
     dev.cqs.queues.insert(Cqn(cqn), cq);
     put_word(output, 8, cqn);
     Ok(())

@@ -45,7 +45,7 @@ macro_rules! alloc_dealloc {
             let set = &$set;
             let number = $numbers
                 .take(|n| set.contains(&$handle(n)))
-                .ok_or(CmdStatus::NoResources)?;
+                .ok_or(CmdStatus::NoRes)?;
             $set.insert($handle(number));
             put_word(output, 8, number);
             Ok(())

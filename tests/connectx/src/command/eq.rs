@@ -54,7 +54,7 @@ fn create_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
         .numbers
         .take(|n| u8::try_from(n).is_ok_and(|n| queues.contains_key(&Eqn(n))))
         .and_then(|n| u8::try_from(n).ok())
-        .ok_or(CmdStatus::NoResources)?;
+        .ok_or(CmdStatus::NoRes)?;
     dev.events.queues.insert(
         Eqn(eqn),
         EventQueue::new(log_size, uar, vector, mask, buffer),

@@ -32,7 +32,7 @@ fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         .ok()
         .and_then(|octwords| octwords.checked_mul(OCTWORD))
         .ok_or(CmdStatus::BadParam)?;
-    let list = list.get(..len).ok_or(CmdStatus::BadInputLen)?;
+    let list = list.get(..len).ok_or(CmdStatus::BadInpLen)?;
     let mut mkey = MKey::new(create.mkc);
     if !mkey.xlt.takes(0, list.len()) || mkey.too_short_for(&create.mkc) {
         device.violation(format_args!(
@@ -44,12 +44,12 @@ fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         return Err(CmdStatus::BadParam.into());
     }
     mkey.xlt.write(0, list);
-    let index = device.mkeys.insert(mkey).ok_or(CmdStatus::NoResources)?;
+    let index = device.mkeys.insert(mkey).ok_or(CmdStatus::NoRes)?;
     let out = CreateMkeyOut {
         header: OutHeader::OK,
         mkey_index: MkeyIndex::truncate(index),
     };
-    out.emit(output).map_err(|_| CmdStatus::BadOutputLen)?;
+    out.emit(output).map_err(|_| CmdStatus::BadOutpLen)?;
     Ok(())
 }
 
@@ -63,7 +63,7 @@ fn query_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult
         header: OutHeader::OK,
         mkc: mkey.mkc,
     };
-    out.emit(output).map_err(|_| CmdStatus::BadOutputLen)?;
+    out.emit(output).map_err(|_| CmdStatus::BadOutpLen)?;
     if query.pg_access {
         mkey.xlt.read_into(&mut output[QueryMkeyOut::LEN..]);
     }
@@ -81,7 +81,7 @@ fn destroy_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResu
     let out = DestroyMkeyOut {
         header: OutHeader::OK,
     };
-    out.emit(output).map_err(|_| CmdStatus::BadOutputLen)?;
+    out.emit(output).map_err(|_| CmdStatus::BadOutpLen)?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ const QPC: usize = 0x18;
 const PAS: usize = 0x110;
 
 fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
-    let context = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInputLen)?;
+    let context = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInpLen)?;
     let (len, _) = buffer_layout(&context).ok_or(CmdStatus::BadParam)?;
     let buffer = QueueBuffer::new(
         &input[PAS..],
@@ -28,7 +28,7 @@ fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult 
         context.get(qpc::PAGE_OFFSET).into(),
         len,
     )?;
-    let qpn = device.qps.number().ok_or(CmdStatus::NoResources)?;
+    let qpn = device.qps.number().ok_or(CmdStatus::NoRes)?;
     let qp = Qp::new(qpn, context, buffer).ok_or(CmdStatus::BadParam)?;
     if let Some(missing) = missing_reference(device, &qp) {
         device.journal.note(format_args!(
@@ -93,7 +93,7 @@ fn query_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
 
 fn modify(device: &mut Device, input: &[u8], transition: Transition) -> CmdResult {
     let qpn = qpn(input);
-    let new = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInputLen)?;
+    let new = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInpLen)?;
     let qp = device.qps.get_mut(qpn).ok_or(CmdStatus::BadRes)?;
     match transition.apply(&mut qp.context, qp.state, word(input, OPT_MASK), &new) {
         Ok(target) => qp.state = target,

@@ -6,7 +6,7 @@ use super::{word, CmdStatus};
 use crate::device::{Device, Work};
 use crate::event::{event_type, Eqe};
 use crate::guest::DmaError;
-use crate::ids::Iova;
+use crate::ids::{offset, DmaAddr};
 use crate::knobs::spend;
 
 /// The queue has `2^LOG_SLOTS` slots.
@@ -70,9 +70,9 @@ impl From<DmaError> for Undelivered {
 /// The fields of a queue entry (`struct mlx5_cmd_layout`).
 struct Entry {
     input_len: usize,
-    input_chain: Iova,
+    input_chain: DmaAddr,
     input: [u8; INLINE],
-    output_chain: Iova,
+    output_chain: DmaAddr,
     output_len: usize,
     token: u8,
 }
@@ -119,12 +119,12 @@ impl Device {
         }
     }
 
-    fn slot_address(&self, slot: u8) -> Option<Iova> {
+    fn slot_address(&self, slot: u8) -> Option<DmaAddr> {
         let queue = self.init.queue?;
-        Some(queue.offset(u64::from(slot) << LOG_STRIDE))
+        Some(offset(queue, u64::from(slot) << LOG_STRIDE))
     }
 
-    fn read_entry(&self, at: Iova) -> Result<Entry, Undelivered> {
+    fn read_entry(&self, at: DmaAddr) -> Result<Entry, Undelivered> {
         let mut bytes = [0; ENTRY];
         self.mem.read(at, &mut bytes)?;
         if bytes[63] & OWN == 0 {
@@ -137,9 +137,9 @@ impl Device {
         input.copy_from_slice(&bytes[16..32]);
         Ok(Entry {
             input_len: length(&bytes, 4),
-            input_chain: Iova(be64(&bytes[8..])),
+            input_chain: DmaAddr::new(be64(&bytes[8..])),
             input,
-            output_chain: Iova(be64(&bytes[48..])),
+            output_chain: DmaAddr::new(be64(&bytes[48..])),
             output_len: length(&bytes, 56),
             token: bytes[60],
         })
@@ -178,7 +178,7 @@ impl Device {
             }
         };
         // Clearing bit 0 gives the slot back.
-        if let Err(error) = self.mem.write_release(at.offset(STATUS_OWN), status << 1) {
+        if let Err(error) = self.mem.write_release(offset(at, STATUS_OWN), status << 1) {
             self.violation(format_args!("command slot {slot}: {error}"));
             return;
         }
@@ -188,7 +188,7 @@ impl Device {
     }
 
     /// Reads, executes and answers one command. `false`: a knob says to forget it.
-    fn deliver(&mut self, at: Iova) -> Result<bool, Undelivered> {
+    fn deliver(&mut self, at: DmaAddr) -> Result<bool, Undelivered> {
         let entry = self.read_entry(at)?;
         let input = self.read_input(&entry)?;
         if entry.output_len < HEADER || entry.output_len > MAX_LEN {
@@ -207,7 +207,7 @@ impl Device {
             self.journal
                 .note(format_args!("knob: failed command {opcode:#05x}"));
             output[0] = match u8::try_from(self.knobs.command_fail_status) {
-                Ok(0) | Err(_) => CmdStatus::InternalErr as u8,
+                Ok(0) | Err(_) => CmdStatus::InternalError.get(),
                 Ok(status) => status,
             };
         } else {
@@ -227,10 +227,10 @@ impl Device {
         input[..inline].copy_from_slice(&entry.input[..inline]);
         let mut next = entry.input_chain;
         for chunk in input[inline..].chunks_mut(MAILBOX_DATA) {
-            if next.0 == 0 {
+            if next.get() == 0 {
                 return Err(Undelivered::Status(delivery::IN_LENGTH));
             }
-            if next.0 % MAILBOX_ALIGN != 0 {
+            if next.get() % MAILBOX_ALIGN != 0 {
                 return Err(Undelivered::Status(delivery::IN_PTR_ALIGN));
             }
             next = self.check_mailbox(next, entry.token, |at| self.mem.read(at, chunk))?;
@@ -239,37 +239,37 @@ impl Device {
     }
 
     /// Spreads the output of a command over its entry and mailboxes.
-    fn write_output(&self, at: Iova, entry: &Entry, output: &[u8]) -> Result<(), Undelivered> {
+    fn write_output(&self, at: DmaAddr, entry: &Entry, output: &[u8]) -> Result<(), Undelivered> {
         let mut next = entry.output_chain;
         let (inline, rest) = output.split_at(output.len().min(INLINE));
         for chunk in rest.chunks(MAILBOX_DATA) {
-            if next.0 == 0 {
+            if next.get() == 0 {
                 return Err(Undelivered::Status(delivery::OUT_LENGTH));
             }
-            if next.0 % MAILBOX_ALIGN != 0 {
+            if next.get() % MAILBOX_ALIGN != 0 {
                 return Err(Undelivered::Status(delivery::OUT_PTR_ALIGN));
             }
             next = self.check_mailbox(next, entry.token, |at| self.mem.write(at, chunk))?;
         }
-        self.mem.write(at.offset(32), inline)?;
+        self.mem.write(offset(at, 32), inline)?;
         Ok(())
     }
 
     /// Uses the data of one mailbox block and returns the address of the next.
     fn check_mailbox(
         &self,
-        block: Iova,
+        block: DmaAddr,
         token: u8,
-        transfer: impl FnOnce(Iova) -> Result<(), DmaError>,
-    ) -> Result<Iova, Undelivered> {
+        transfer: impl FnOnce(DmaAddr) -> Result<(), DmaError>,
+    ) -> Result<DmaAddr, Undelivered> {
         let mut next = [0; 8];
-        self.mem.read(block.offset(MAILBOX_NEXT), &mut next)?;
+        self.mem.read(offset(block, MAILBOX_NEXT), &mut next)?;
         let mut found = [0; 1];
-        self.mem.read(block.offset(MAILBOX_TOKEN), &mut found)?;
+        self.mem.read(offset(block, MAILBOX_TOKEN), &mut found)?;
         if found != [token] {
             return Err(Undelivered::Status(delivery::TOKEN_ERR));
         }
         transfer(block)?;
-        Ok(Iova(u64::from_be_bytes(next)))
+        Ok(DmaAddr::new(u64::from_be_bytes(next)))
     }
 }

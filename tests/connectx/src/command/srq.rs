@@ -6,7 +6,7 @@
 use super::{put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
-use crate::ids::{Cqn, Iova, Pdn, Srqn, Xrcdn};
+use crate::ids::{Cqn, DmaAddr, Pdn, Srqn, Xrcdn};
 use crate::ifc::{arm_xrc_srq_in, modify_rmp_in, rmpc, xrc_srqc};
 use crate::qp::RecvKind;
 use crate::srq::{Srq, SrqKind};
@@ -51,7 +51,7 @@ fn insert(dev: &mut Device, srq: Srq, output: &mut [u8]) -> CmdResult {
         .srqs
         .numbers
         .take(|n| queues.contains_key(&Srqn(n)))
-        .ok_or(CmdStatus::NoResources)?;
+        .ok_or(CmdStatus::NoRes)?;
     dev.srqs.queues.insert(Srqn(number), srq);
     put_word(output, 8, number);
     Ok(())
@@ -68,7 +68,7 @@ fn create_rmp(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
         rmpc::LOG_WQ_PG_SZ.get(context),
         rmpc::PAGE_OFFSET.get(context),
     )?;
-    let dbr = Iova(rmpc::DBR_ADDR.get(context));
+    let dbr = DmaAddr::new(rmpc::DBR_ADDR.get(context));
     let mut srq = Srq::new(SrqKind::Rmp, log_size, log_stride, dbr, buffer);
     srq.pd = Pdn(rmpc::PD.get32(context));
     srq.limit = u16::try_from(rmpc::LWM.get(context)).unwrap_or(0);
@@ -100,7 +100,7 @@ fn create_xrc_srq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         cqn,
         user_index: xrc_srqc::USER_INDEX.get32(context),
     };
-    let mut srq = Srq::new(kind, log_size, log_stride, Iova(high | low), buffer);
+    let mut srq = Srq::new(kind, log_size, log_stride, DmaAddr::new(high | low), buffer);
     srq.pd = Pdn(xrc_srqc::PD.get32(context));
     srq.limit = u16::try_from(xrc_srqc::LWM.get(context)).unwrap_or(0);
     srq.context = context.to_vec();

@@ -79,13 +79,13 @@ fn query_gid(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     own_port(dev, input)?;
     let index = query_hca_vport_gid_in::GID_INDEX.get(input);
     if index >= GIDS {
-        return Err(CmdStatus::BadIndex.into());
+        return Err(CmdStatus::Ix.into());
     }
     query_hca_vport_gid_out::GIDS_NUM.set(output, 1);
     if index == 0 {
         output
             .get_mut(0x10..0x20)
-            .ok_or(CmdStatus::BadOutputLen)?
+            .ok_or(CmdStatus::BadOutpLen)?
             .copy_from_slice(&GID);
     }
     Ok(())
@@ -97,10 +97,10 @@ fn query_pkey(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     own_port(dev, input)?;
     let index = query_hca_vport_pkey_in::PKEY_INDEX.get(input);
     if index >= PKEYS && index != ALL {
-        return Err(CmdStatus::BadIndex.into());
+        return Err(CmdStatus::Ix.into());
     }
     if output.len() < 0x14 {
-        return Err(CmdStatus::BadOutputLen.into());
+        return Err(CmdStatus::BadOutpLen.into());
     }
     if index == 0 || index == ALL {
         query_hca_vport_pkey_out::PKEY.set(output, DEFAULT_PKEY);

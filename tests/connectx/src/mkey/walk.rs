@@ -8,7 +8,7 @@ use std::fmt;
 use firmware_cmds::{AccessMode, Klm, Ksm, Mkey, Mtt, Wire};
 
 use super::{MKey, Mkeys, NULL_MKEY};
-use crate::ids::{Iova, Pdn, Qpn};
+use crate::ids::{DmaAddr, Pdn, Qpn};
 
 /// How deep MKeys may refer to MKeys: implicit MR, child, and one window above.
 const MAX_DEPTH: u32 = 4;
@@ -56,7 +56,7 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Where it is.
-    pub iova: Iova,
+    pub iova: DmaAddr,
     /// Bytes.
     pub len: u64,
     /// The MKey whose entry gave the IOVA, for the journal.
@@ -203,7 +203,7 @@ impl Walk<'_> {
         match mode {
             AccessMode::Pa => {
                 let len = len.min(self.limit - self.done);
-                self.push(key, va, Iova(va), len);
+                self.push(key, va, DmaAddr::new(va), len);
                 Ok(())
             }
             AccessMode::Mtt => self.mtts(mkey, key, va, len),
@@ -232,7 +232,12 @@ impl Walk<'_> {
                 }));
             }
             let offset = at & mkey.page_mask();
-            self.push(key, at, Iova(mtt.addr().get().wrapping_add(offset)), piece);
+            self.push(
+                key,
+                at,
+                DmaAddr::new(mtt.addr().get().wrapping_add(offset)),
+                piece,
+            );
             if self.done == self.limit || page_end >= end {
                 return Ok(());
             }
@@ -311,12 +316,12 @@ impl Walk<'_> {
         Err(Denied::Table.into())
     }
 
-    fn push(&mut self, key: Mkey, va: u64, iova: Iova, len: u64) {
+    fn push(&mut self, key: Mkey, va: u64, iova: DmaAddr, len: u64) {
         self.done += len;
         if let Some(last) = self.out.last_mut() {
             let adjacent = last.key == key
                 && last.va.wrapping_add(last.len) == va
-                && last.iova.0.wrapping_add(last.len) == iova.0;
+                && last.iova.get().wrapping_add(last.len) == iova.get();
             if adjacent {
                 last.len += len;
                 return;

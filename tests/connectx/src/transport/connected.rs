@@ -439,7 +439,7 @@ impl Device {
             )),
             Obstacle::Dma(extent, error) => self.violation(format_args!(
                 "access through a translation that was taken back: QP {qpn} MKey {} va {:#x} \
-                 iova {} ({error})",
+                 iova {:#x} ({error})",
                 extent.key, extent.va, extent.iova
             )),
         }

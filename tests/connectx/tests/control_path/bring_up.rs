@@ -2,7 +2,7 @@
 
 //! The function's states, and what is left at their end.
 
-use connectx::{GuestMemory, Iova};
+use connectx::{DmaAddr, GuestMemory};
 
 use crate::rig::{command, Post, Rig};
 
@@ -69,7 +69,7 @@ fn reset_forgets_objects_registers_and_delayed_commands() {
     assert_eq!(rig.device.init.queue, None);
     assert!(!rig.device.hca.enabled);
     let mut own = [0];
-    rig.mem.read(Iova(0x1000 + 63), &mut own).unwrap();
+    rig.mem.read(DmaAddr::new(0x1000 + 63), &mut own).unwrap();
     assert_eq!(own, [1], "the device let go of the slot");
 }
 

@@ -345,7 +345,7 @@ proptest! {
             0..16,
         ),
     ) {
-        use connectx::{GuestMemory, Iova};
+        use connectx::{GuestMemory, DmaAddr};
         let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
         let (eqn, _) = rig.create_eq(uar, &[0x0a], 4, 0);
@@ -361,7 +361,7 @@ proptest! {
                 entry[at..at + 8].copy_from_slice(&inside.to_be_bytes());
             }
         }
-        rig.mem.write(Iova(0x1000), &entry).unwrap();
+        rig.mem.write(DmaAddr::new(0x1000), &entry).unwrap();
         rig.write32(0x18, 1);
         rig.settle();
         for (offset, data) in writes {

@@ -4,7 +4,7 @@
 
 use connectx::completion::cqe_opcode;
 use connectx::event::event_type;
-use connectx::{Cqe, Cqn, GuestMemory, Iova, Qpn};
+use connectx::{Cqe, Cqn, DmaAddr, GuestMemory, Qpn};
 
 use crate::rig::{command, Rig};
 
@@ -53,7 +53,7 @@ impl Queue {
     fn consume(&mut self, consumer: u32) {
         self.rig
             .mem
-            .write(Iova(self.dbr), &consumer.to_be_bytes())
+            .write(DmaAddr::new(self.dbr), &consumer.to_be_bytes())
             .unwrap();
     }
 

@@ -3,7 +3,7 @@
 //! The control protocol.
 
 use connectx::control::serve;
-use connectx::{Iova, Scheme};
+use connectx::{DmaAddr, Scheme};
 use serde_json::Value;
 
 use crate::rig::{command, Rig};
@@ -62,7 +62,7 @@ fn what_cannot_be_served_changes_nothing() {
 #[test]
 fn violations() {
     let mut rig = Rig::ready();
-    rig.mem.unmap(Iova(0), 0x2000);
+    rig.mem.unmap(DmaAddr::new(0), 0x2000);
     rig.write32(0x18, 1);
     rig.settle();
     let reply = ask(&mut rig, r#"{"cmd":"violations"}"#);

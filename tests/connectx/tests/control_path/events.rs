@@ -251,7 +251,10 @@ fn knobs_delay_and_drop_events_of_one_type() {
 #[test]
 fn an_unmapped_ring_is_a_violation() {
     let mut queue = Queue::new();
-    queue.rig.mem.unmap(connectx::Iova(queue.ring), 4096);
+    queue
+        .rig
+        .mem
+        .unmap(connectx::DmaAddr::new(queue.ring), 4096);
     queue.raise(0);
     let expected = format!(
         "EQ 0x1: cannot write an entry: IOVA {:#x} is not mapped",

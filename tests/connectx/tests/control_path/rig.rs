@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectx::ifc::{cqc, eqc, Field};
-use connectx::{Device, GuestMemory, Interrupts, Iova, Journal, Knobs, MappedMemory};
+use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
 
 /// Memory of the guest.
 pub(crate) const MEMORY: usize = 4 << 20;
@@ -165,9 +165,9 @@ impl Rig {
             let last = i + 1 == u64::try_from(blocks).unwrap();
             let next = if last { 0 } else { block + MAILBOX_STRIDE };
             self.mem
-                .write(Iova(block + 560), &next.to_be_bytes())
+                .write(DmaAddr::new(block + 560), &next.to_be_bytes())
                 .unwrap();
-            self.mem.write(Iova(block + 573), &[token]).unwrap();
+            self.mem.write(DmaAddr::new(block + 573), &[token]).unwrap();
         }
     }
 
@@ -186,7 +186,7 @@ impl Rig {
                 self.chain(INPUT, blocks, post.mailbox_token);
                 for (i, data) in rest.chunks(MAILBOX_DATA).enumerate() {
                     let block = INPUT + u64::try_from(i).unwrap() * MAILBOX_STRIDE;
-                    self.mem.write(Iova(block), data).unwrap();
+                    self.mem.write(DmaAddr::new(block), data).unwrap();
                 }
             }
         }
@@ -202,7 +202,7 @@ impl Rig {
         entry[60] = TOKEN;
         entry[63] = 1;
         let at = QUEUE + 64 * u64::from(post.slot);
-        self.mem.write(Iova(at), &entry).unwrap();
+        self.mem.write(DmaAddr::new(at), &entry).unwrap();
         self.write32(0x18, 1 << post.slot);
     }
 
@@ -210,7 +210,7 @@ impl Rig {
     pub(crate) fn answer(&self, slot: u8, output_len: usize) -> Option<Answer> {
         let mut entry = [0; 64];
         self.mem
-            .read(Iova(QUEUE + 64 * u64::from(slot)), &mut entry)
+            .read(DmaAddr::new(QUEUE + 64 * u64::from(slot)), &mut entry)
             .unwrap();
         if entry[63] & 1 == 1 {
             return None;
@@ -220,7 +220,7 @@ impl Rig {
         output[..inline].copy_from_slice(&entry[32..32 + inline]);
         for (i, data) in output[inline..].chunks_mut(MAILBOX_DATA).enumerate() {
             let block = OUTPUT + u64::try_from(i).unwrap() * MAILBOX_STRIDE;
-            self.mem.read(Iova(block), data).unwrap();
+            self.mem.read(DmaAddr::new(block), data).unwrap();
         }
         Some(Answer {
             delivery: entry[63] >> 1,
@@ -265,7 +265,9 @@ impl Rig {
             Field::new(63 - usize::from(event_type % 64), 1).set(&mut input[word..word + 8], 1);
         }
         for entry in 0..1 << log_size {
-            self.mem.write(Iova(ring + entry * 64 + 63), &[1]).unwrap();
+            self.mem
+                .write(DmaAddr::new(ring + entry * 64 + 63), &[1])
+                .unwrap();
         }
         (self.number(&input), ring)
     }
@@ -282,7 +284,7 @@ impl Rig {
         cqc::DBR_ADDR.set(context, dbr);
         for entry in 0..1 << log_size {
             self.mem
-                .write(Iova(ring + entry * 64 + 63), &[0xf1])
+                .write(DmaAddr::new(ring + entry * 64 + 63), &[0xf1])
                 .unwrap();
         }
         (self.number(&input), ring, dbr)
@@ -290,7 +292,9 @@ impl Rig {
 
     pub(crate) fn entry(&self, ring: u64, index: u64) -> [u8; 64] {
         let mut entry = [0; 64];
-        self.mem.read(Iova(ring + index * 64), &mut entry).unwrap();
+        self.mem
+            .read(DmaAddr::new(ring + index * 64), &mut entry)
+            .unwrap();
         entry
     }
 }

@@ -492,7 +492,9 @@ fn faults_are_counted_by_what_stalled() {
 fn access_through_a_translation_that_was_taken_back_is_a_violation() {
     let mut t = pair(Scheme::Memory, true, true);
     // The IOMMU took the page away and the driver left the MTT.
-    t.rig.mem.unmap(connectx::Iova(t.dst.iova + 0x3000), 4096);
+    t.rig
+        .mem
+        .unmap(connectx::DmaAddr::new(t.dst.iova + 0x3000), 4096);
     post_rdma(&mut t, WqeOpcode::RDMA_WRITE);
     assert_eq!(kinds(&t.rig.run()), [(0xd, 0x13)]);
     let violations = t.rig.violations();

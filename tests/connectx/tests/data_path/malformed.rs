@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::Arc;
 
-use connectx::{DmaError, GuestMemory, Iova, MappedMemory, Scheme};
+use connectx::{DmaAddr, DmaError, GuestMemory, MappedMemory, Scheme};
 use firmware_cmds::wqe::{CtrlSeg, Ds, WqeOpcode};
 use firmware_cmds::{MttAccess, Wire};
 use proptest::prelude::*;
@@ -89,25 +89,25 @@ struct Restless {
 }
 
 impl GuestMemory for Restless {
-    fn read(&self, iova: Iova, buf: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, iova: DmaAddr, buf: &mut [u8]) -> Result<(), DmaError> {
         self.memory.read(iova, buf)?;
-        if iova.0 & !7 == self.dbr {
+        if iova.get() & !7 == self.dbr {
             let reads = self.reads.fetch_add(1, Ordering::Relaxed) + 1;
             assert!(reads < 1000, "the device reads the record without end");
             buf.copy_from_slice(&reads.to_be_bytes());
         }
         Ok(())
     }
-    fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, iova: DmaAddr, data: &[u8]) -> Result<(), DmaError> {
         self.memory.write(iova, data)
     }
-    fn write_release(&self, iova: Iova, value: u8) -> Result<(), DmaError> {
+    fn write_release(&self, iova: DmaAddr, value: u8) -> Result<(), DmaError> {
         self.memory.write_release(iova, value)
     }
-    fn fetch_add(&self, iova: Iova, add: u64) -> Result<u64, DmaError> {
+    fn fetch_add(&self, iova: DmaAddr, add: u64) -> Result<u64, DmaError> {
         self.memory.fetch_add(iova, add)
     }
-    fn compare_exchange(&self, iova: Iova, compare: u64, swap: u64) -> Result<u64, DmaError> {
+    fn compare_exchange(&self, iova: DmaAddr, compare: u64, swap: u64) -> Result<u64, DmaError> {
         self.memory.compare_exchange(iova, compare, swap)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use connectx::guest::Rights;
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::{Iova, Scheme};
+use connectx::{DmaAddr, Scheme};
 use firmware_cmds::wqe::{AtomicSeg, WqeOpcode};
 use firmware_cmds::{MttAccess, Qpn, Wire};
 
@@ -373,7 +373,7 @@ fn a_qp_in_error_is_looked_at_by_one_timer() {
 fn a_queue_that_was_lost_works_again_after_a_reset() {
     let mut t = pair();
     let page = tempfile();
-    t.rig.mem.unmap(Iova(t.a.dbr), 4096);
+    t.rig.mem.unmap(DmaAddr::new(t.a.dbr), 4096);
     let doorbell = t.a.dbr;
     t.a.dbr = t.b.dbr;
     t.rig.ring(&t.a);
@@ -383,7 +383,7 @@ fn a_queue_that_was_lost_works_again_after_a_reset() {
     let map = t
         .rig
         .mem
-        .map(Iova(doorbell), 4096, Some(page), 0, Rights::ALL);
+        .map(DmaAddr::new(doorbell), 4096, Some(page), 0, Rights::ALL);
     map.unwrap();
     t.rig.reset(&mut t.a);
     t.rig.connect(t.a.qpn, t.b.qpn);

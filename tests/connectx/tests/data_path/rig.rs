@@ -9,15 +9,15 @@ use connectx::caps::CapType;
 use connectx::ifc::{cqc, eqc, odp_cap, Field};
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::{Device, GuestMemory, Interrupts, Iova, Journal, Knobs, MappedMemory, Scheme};
+use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedMemory, Scheme};
 use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
 use firmware_cmds::wqe::{
     ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, RaddrSeg, WqeOpcode,
 };
 use firmware_cmds::{
-    Access, AccessMode, DmaAddr, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault,
-    Pdn, Qpn, Wire,
+    Access, AccessMode, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault, Pdn, Qpn,
+    Wire,
 };
 
 /// Guest memory of a rig.
@@ -234,7 +234,7 @@ impl Rig {
         input[0x58..0x60].copy_from_slice(&0xffff_fffe_u64.to_be_bytes());
         // Software initialises the owner bits to 1.
         for entry in 0..1_u64 << LOG_ENTRIES {
-            let owner = Iova(self.eq.base + entry * 64 + 63);
+            let owner = DmaAddr::new(self.eq.base + entry * 64 + 63);
             self.mem.write(owner, &[1]).unwrap();
         }
         words(&self.command(&input, 16), 8)
@@ -249,7 +249,7 @@ impl Rig {
         ];
         let input = self.queue_command(0x400, &fields, self.cq.base);
         for entry in 0..1_u64 << LOG_ENTRIES {
-            let owner = Iova(self.cq.base + entry * 64 + 63);
+            let owner = DmaAddr::new(self.cq.base + entry * 64 + 63);
             self.mem.write(owner, &[0xf1]).unwrap();
         }
         words(&self.command(&input, 16), 8)
@@ -369,7 +369,7 @@ impl Rig {
         self.command(&input, 16);
         qp.sq_pi = 0;
         qp.rq_pi = 0;
-        self.mem.write(Iova(qp.dbr), &[0; 8]).unwrap();
+        self.mem.write(DmaAddr::new(qp.dbr), &[0; 8]).unwrap();
     }
 
     /// Two connected RC QPs.
@@ -441,7 +441,7 @@ impl Rig {
         let mut bytes: Vec<u8> = list.iter().flat_map(|mtt| emit(mtt, Mtt::LEN)).collect();
         bytes.resize(bytes.len().next_multiple_of(64), 0);
         let at = self.pages(u64::try_from(bytes.len()).unwrap().div_ceil(4096).max(1));
-        self.mem.write(Iova(at), &bytes).unwrap();
+        self.mem.write(DmaAddr::new(at), &bytes).unwrap();
         let umr = UmrCtrlSeg {
             flags: flags.with_translation_offset_en(true),
             xlt_octowords: u16::try_from(bytes.len() / 16).unwrap(),
@@ -469,7 +469,7 @@ impl Rig {
         let size = 64_u64 << LOG_SQ;
         for (at, chunk) in (0_u64..).step_by(16).zip(wqe.chunks(16)) {
             let slot = (u64::from(qp.sq_pi) * 64 + at) % size;
-            self.mem.write(Iova(qp.sq + slot), chunk).unwrap();
+            self.mem.write(DmaAddr::new(qp.sq + slot), chunk).unwrap();
         }
         let wqebbs = u16::try_from(wqe.len().div_ceil(64)).unwrap();
         qp.sq_pi = qp.sq_pi.wrapping_add(wqebbs);
@@ -479,7 +479,7 @@ impl Rig {
     /// Writes the doorbell record and the doorbell.
     pub(crate) fn ring(&mut self, qp: &TestQp) {
         let record = u32::from(qp.sq_pi).to_be_bytes();
-        self.mem.write(Iova(qp.dbr + 4), &record).unwrap();
+        self.mem.write(DmaAddr::new(qp.dbr + 4), &record).unwrap();
         let mut doorbell = [0; 8];
         doorbell[4..].copy_from_slice(&(qp.qpn << 8).to_be_bytes());
         let at = u64::from(self.uar) * 4096 + 0x800;
@@ -505,10 +505,10 @@ impl Rig {
     /// Puts bytes into the receive queue.
     pub(crate) fn post_recv_raw(&mut self, qp: &mut TestQp, wqe: &[u8]) {
         let slot = u64::from(qp.rq_pi % (1 << LOG_RQ)) * 64;
-        self.mem.write(Iova(qp.rq + slot), wqe).unwrap();
+        self.mem.write(DmaAddr::new(qp.rq + slot), wqe).unwrap();
         qp.rq_pi = qp.rq_pi.wrapping_add(1);
         let record = u32::from(qp.rq_pi).to_be_bytes();
-        self.mem.write(Iova(qp.dbr), &record).unwrap();
+        self.mem.write(DmaAddr::new(qp.dbr), &record).unwrap();
     }
 
     /// Lets the device work until it has nothing to do now, and returns what completed.
@@ -534,14 +534,14 @@ impl Rig {
             let index = self.cq.consumer;
             let at = self.cq.base + u64::from(index % (1 << LOG_ENTRIES)) * 64;
             let mut cqe = [0; 64];
-            self.mem.read(Iova(at), &mut cqe).unwrap();
+            self.mem.read(DmaAddr::new(at), &mut cqe).unwrap();
             let owner = u32::from(cqe[0x3f] & 1);
             if cqe[0x3f] >> 4 == 0xf || owner != index >> LOG_ENTRIES & 1 {
                 return found;
             }
             self.cq.consumer += 1;
             let record = self.cq.consumer.to_be_bytes();
-            self.mem.write(Iova(self.cq.dbr), &record).unwrap();
+            self.mem.write(DmaAddr::new(self.cq.dbr), &record).unwrap();
             let opcode = cqe[0x3f] >> 4;
             let error = matches!(opcode, 0xd | 0xe);
             found.push(Completion {
@@ -563,7 +563,7 @@ impl Rig {
             let index = self.eq.consumer;
             let at = self.eq.base + u64::from(index % (1 << LOG_ENTRIES)) * 64;
             let mut bytes = [0; 64];
-            self.mem.read(Iova(at), &mut bytes).unwrap();
+            self.mem.read(DmaAddr::new(at), &mut bytes).unwrap();
             let eqe = firmware_cmds::Eqe::parse(&bytes).unwrap();
             if u32::from(eqe.owner) != index >> LOG_ENTRIES & 1 {
                 return found;
@@ -603,14 +603,14 @@ impl Rig {
         let bytes: Vec<u8> = (0..len)
             .map(|n| u8::try_from(n * 31 % 251).unwrap() ^ seed)
             .collect();
-        self.mem.write(Iova(at), &bytes).unwrap();
+        self.mem.write(DmaAddr::new(at), &bytes).unwrap();
         bytes
     }
 
     /// Reads memory.
     pub(crate) fn peek(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.mem.read(Iova(at), &mut bytes).unwrap();
+        self.mem.read(DmaAddr::new(at), &mut bytes).unwrap();
         bytes
     }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 
 use connectx::guest::Rights;
-use connectx::{GuestMemory, Iova, Scheme};
+use connectx::{DmaAddr, GuestMemory, Scheme};
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{AccessMode, Mkc, Mkey, Mtt, MttAccess, PageFault};
@@ -151,9 +151,9 @@ impl World {
                     let offset = iova - FRAME_BASE;
                     self.rig
                         .mem
-                        .map(Iova(iova), 4096, Some(file), offset, Rights::ALL)
+                        .map(DmaAddr::new(iova), 4096, Some(file), offset, Rights::ALL)
                         .unwrap();
-                    self.rig.mem.write(Iova(iova), bytes).unwrap();
+                    self.rig.mem.write(DmaAddr::new(iova), bytes).unwrap();
                     self.places[page] = Place::Frame { iova, access };
                 }
             }
@@ -178,7 +178,7 @@ impl World {
         self.publish(pages);
         for (page, iova) in frames {
             let bytes = self.rig.peek(iova, PAGE);
-            self.rig.mem.unmap(Iova(iova), 4096);
+            self.rig.mem.unmap(DmaAddr::new(iova), 4096);
             self.places[page] = Place::Swap(bytes);
             self.free.push_back(iova);
         }

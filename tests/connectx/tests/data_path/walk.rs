@@ -64,7 +64,7 @@ fn resolve_as(
     };
     let mut extents: Vec<Extent> = Vec::new();
     mkeys.resolve(&target, u64::MAX, &mut extents)?;
-    Ok(extents.iter().map(|e| (e.iova.0, e.len)).collect())
+    Ok(extents.iter().map(|e| (e.iova.get(), e.len)).collect())
 }
 
 fn resolve(mkeys: &Mkeys, key: Mkey, va: u64, len: u64) -> Result<Vec<(u64, u64)>, WalkError> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectx::{Device, GuestMemory, Interrupts, Iova, Journal, Knobs, MappedMemory};
+use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
 use ifc_oracle::{Field, Layout, Oracle};
 
 const MEMORY: usize = 4 << 20;
@@ -163,7 +163,7 @@ impl Driver {
     /// A struct in memory.
     pub(crate) fn read(&self, name: &str, at: u64) -> Image {
         let mut image = self.image(name);
-        self.mem.read(Iova(at), &mut image.bytes).unwrap();
+        self.mem.read(DmaAddr::new(at), &mut image.bytes).unwrap();
         image
     }
 
@@ -186,7 +186,7 @@ impl Driver {
             block.set("next", if last { 0 } else { next });
             block.set("block_num", u64::try_from(number).unwrap());
             block.set("token", TOKEN);
-            self.mem.write(Iova(here), &block.bytes).unwrap();
+            self.mem.write(DmaAddr::new(here), &block.bytes).unwrap();
             here = next;
         }
     }
@@ -217,7 +217,7 @@ impl Driver {
             self.mailboxes(OUTPUT, &vec![0; beyond]);
         }
         change(&mut entry);
-        self.mem.write(Iova(QUEUE), &entry.bytes).unwrap();
+        self.mem.write(DmaAddr::new(QUEUE), &entry.bytes).unwrap();
         self.write_register("cmd_dbell", 1);
         self.device.step(self.now);
 
