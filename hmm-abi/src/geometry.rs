@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Addresses, entries and chunks of one mirror.
+//! Addresses, entries and windows of one mirror.
 
 use core::ops::Range;
 

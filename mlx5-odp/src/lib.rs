@@ -7,8 +7,8 @@
 //! top of a model of memory and device, and run the same path from event to resume.
 //!
 //! - [`serve`]: an event, from bytes to PAGE_FAULT_RESUME.
-//! - [`bring_in`]: a range of a region, faulted in, mapped and published.
-//! - [`invalidate`]: the way back, before the kernel takes pages.
+//! - [`bring_in()`]: a range of a region, faulted in, mapped and published.
+//! - [`invalidate()`]: the way back, before the kernel takes pages.
 //! - [`xlt::entry`]: what a page's translation looks like, for both.
 //!
 //! # Glossary
