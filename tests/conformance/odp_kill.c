@@ -32,7 +32,7 @@
 
 #define LEN		(1ul << 20)
 #define OP_LEN		(64u << 10)
-#define UMR_DELAY_MS	2000
+#define UMR_DELAY_MS	1500
 #define UFFD_KILL_MS	1000	/* from the start of the stall to SIGKILL, at least */
 #define UMR_KILL_MS	300
 #define HELD_WITHIN_MS	10000	/* the fault, after the child has begun */

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-CONFORMANCE = "/project/tests/conformance"
+CONFORMANCE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../conformance")
 sys.path.insert(0, CONFORMANCE)
 
 import conformance  # noqa: E402  pylint: disable=wrong-import-position

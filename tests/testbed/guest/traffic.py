@@ -20,7 +20,7 @@ def devinfo(stack):
 def pingpong(stack, test, *options):
     """ibv_rc_pingpong with itself, contents checked (-c)."""
     stack.emit("start", test=test)
-    argv = ["timeout", "60", "ibv_rc_pingpong", "-d", stack.dev, "-c", *options]
+    argv = ["timeout", "120", "ibv_rc_pingpong", "-d", stack.dev, "-c", *options]
     before, start = conformance.counters(), time.monotonic()
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           stdin=subprocess.DEVNULL, text=True) as server:

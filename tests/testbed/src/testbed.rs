@@ -81,11 +81,12 @@ impl Testbed {
         kernel::ensure(&self.cache, &self.root)
     }
 
-    /// Runs the tests of the scripts of tests/conformance, with the root's Python.
+    /// Runs the tests of the scripts, with the root's Python.
     pub(crate) fn script_tests(&self) -> Result<()> {
         let mut log = Log::create(&self.cache.logs(), "scripts", "tests of the scripts")?;
         let chroot = Chroot::new(self.root.tree()).bind_ro(&checkout(), "/project");
-        let script = "cd /project/tests/conformance && python3 -B -m unittest test_scripts";
+        let script = "cd /project/tests/conformance && python3 -B -m unittest test_scripts\n\
+                      cd /project/tests/testbed/guest && python3 -B -m unittest test_bed\n";
         log.run("the tests of the scripts", &mut chroot.shell(script))
     }
 

@@ -667,6 +667,45 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_start_is_named() {
+        for (connectx, expected) in [
+            (Some("/bin/false"), "the device model does not start"),
+            (None, "the guest ended early: QEMU: exit status 1"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let initramfs = dir.path().join("initramfs");
+            fs::write(&initramfs, "").unwrap();
+            let machine = Machine {
+                qemu: proc::command("false"),
+                vmlinuz: initramfs.clone(),
+                initramfs,
+                tree: dir.path().to_owned(),
+                project: dir.path().to_owned(),
+                modules: Vec::new(),
+                connectx: connectx.map(PathBuf::from),
+                scheme: Scheme::Memory,
+                strict: true,
+                iommu: false,
+                debug_kernel: false,
+                logs: dir.path().join("logs"),
+                held: Vec::new(),
+            };
+            let job = Job {
+                command: vec!["true".to_owned()],
+                stack: None,
+                timeout: Duration::from_secs(1),
+            };
+            let (sender, lines) = mpsc::channel();
+            let out = Box::new(crate::report::Lines::new(sender));
+            let error = run(machine, &job, out, Box::new(std::io::sink())).unwrap_err();
+            let text = error.to_string();
+            assert!(text.starts_with(expected), "{text}");
+            // Whoever waits for the job's output is not kept waiting.
+            assert!(lines.recv().is_err());
+        }
+    }
+
+    #[test]
     fn a_port_is_read_to_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
