@@ -2,23 +2,27 @@
 
 //! One run of the guest: QEMU, the software ConnectX, and what connects them to us.
 
+mod model;
+mod port;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{anyhow, Context, Result};
 
+use self::model::Model;
+use self::port::{copy, Port};
 use crate::cache::Ready;
 use crate::chroot::quote_str;
 use crate::console;
 use crate::fail::Failure;
 use crate::initramfs::Cpio;
-use crate::proc::{self, describe, Group, Scratch};
+use crate::proc::{describe, Group, Scratch};
 use crate::progress::say;
 
 /// From QEMU's start to the second stage, and from there to a loaded stack: 5 to 10 seconds
@@ -42,9 +46,6 @@ const DEBUG_FACTOR: u32 = 6;
 
 /// Console lines to show when the guest fails.
 const TAIL: usize = 25;
-
-/// What the device model exits with after a strict violation.
-const VIOLATION: i32 = 3;
 
 /// A page-fault scheme of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -196,50 +197,6 @@ pub(crate) fn run(
     match run.splat() {
         Some(splat) => Err(splat.into()),
         None => Ok(status),
-    }
-}
-
-/// A virtio port of the guest: a socket that QEMU connects to, and the thread that reads it.
-///
-/// QEMU has to be gone when this is dropped, or the thread reads on.
-#[derive(Debug)]
-struct Port {
-    name: String,
-    path: PathBuf,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Port {
-    /// Opens the port `name`; `read` gets the connection, unless none comes.
-    fn open(
-        dir: &Path,
-        name: &str,
-        read: impl FnOnce(UnixStream) + Send + 'static,
-    ) -> Result<Self> {
-        let path = dir.join(name);
-        let listener = UnixListener::bind(&path)?;
-        let thread = std::thread::spawn(move || {
-            let accepted = listener.accept();
-            drop(listener);
-            if let Ok((stream, _)) = accepted {
-                read(stream);
-            }
-        });
-        Ok(Self {
-            name: name.to_owned(),
-            path,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        // Whoever still waits for QEMU gets a connection that ends at once.
-        let _ = UnixStream::connect(&self.path);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -475,107 +432,6 @@ impl Run {
     }
 }
 
-/// The device model's process.
-#[derive(Debug)]
-struct Model {
-    process: Group,
-    socket: PathBuf,
-    control: PathBuf,
-    log: PathBuf,
-    stderr: PathBuf,
-}
-
-impl Model {
-    fn start(program: &Path, machine: &Machine, dir: &Path) -> Result<Self> {
-        let (socket, control) = (dir.join("vfio-user"), dir.join("connectx"));
-        let counters = machine.logs.join("counters.json");
-        let log = machine.logs.join("connectx.log");
-        let stderr = machine.logs.join("connectx.stderr");
-        let mut command = proc::command(program);
-        command.arg("--socket").arg(&socket);
-        command.args(["--scheme", machine.scheme.name()]);
-        if machine.strict {
-            command.arg("--strict");
-        }
-        command.arg("--control").arg(&control);
-        command.arg("--log").arg(&log);
-        command.arg("--counters").arg(&counters);
-        let err = File::create(&stderr)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(err.try_clone()?)
-            .stderr(err);
-        let mut model = Self {
-            process: Group::spawn(&mut command)?,
-            socket,
-            control,
-            log,
-            stderr,
-        };
-        let start = Instant::now();
-        while !(model.socket.exists() && model.control.exists()) {
-            if let Some(end) = model.end(Duration::ZERO)? {
-                bail!(
-                    "the device model does not start ({}): {}",
-                    describe(end),
-                    model.words()
-                );
-            }
-            if start.elapsed() > Duration::from_secs(20) {
-                bail!("the device model opens no socket");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(model)
-    }
-
-    fn words(&self) -> String {
-        fs::read_to_string(&self.stderr)
-            .unwrap_or_default()
-            .lines()
-            .rfind(|l| !l.trim().is_empty())
-            .unwrap_or("it said nothing")
-            .to_owned()
-    }
-
-    /// How the model ended; waits for that up to `patience`.
-    fn end(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
-        let start = Instant::now();
-        loop {
-            let end = self.process.try_wait()?;
-            if end.is_some() || start.elapsed() >= patience {
-                return Ok(end);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn verdict(&self, status: ExitStatus, run: &Run) -> anyhow::Error {
-        let (detail, log) = (self.words(), self.log.clone());
-        if status.code() == Some(VIOLATION) {
-            Failure::Violation { detail, log }.into()
-        } else {
-            Failure::Model {
-                status: describe(status),
-                detail,
-                log,
-                tail: run.tail(),
-                console: run.console.clone(),
-            }
-            .into()
-        }
-    }
-
-    /// After QEMU's end: the model's own.
-    fn finish(mut self, run: &Run) -> Result<()> {
-        match self.end(Duration::from_secs(20))? {
-            None => bail!("the device model does not end with its guest"),
-            Some(end) if !end.success() => Err(self.verdict(end, run)),
-            Some(_) => Ok(()),
-        }
-    }
-}
-
 /// The second archive: how to start, and what.
 fn job_archive(job: &Job) -> Vec<u8> {
     let words: Vec<_> = job.command.iter().map(|word| quote_str(word)).collect();
@@ -592,22 +448,6 @@ fn job_archive(job: &Job) -> Vec<u8> {
     );
     // Archives start at multiples of 4, which the base archive's size is.
     cpio.finish()
-}
-
-/// Copies everything that comes into `log` and `sink`. When `sink` takes no more, the rest
-/// is read all the same: who writes to a port that nobody reads waits for ever.
-fn copy(mut stream: UnixStream, mut log: File, sink: Box<dyn Write + Send>) {
-    let mut sink = Some(sink);
-    let mut buffer = [0; 1 << 16];
-    while let Ok(n @ 1..) = stream.read(&mut buffer) {
-        let bytes = &buffer[..n];
-        let _ = log.write_all(bytes);
-        if let Some(to) = &mut sink {
-            if to.write_all(bytes).and_then(|()| to.flush()).is_err() {
-                sink = None;
-            }
-        }
-    }
 }
 
 /// Turns the second stage's reports into events.
@@ -648,24 +488,6 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Takes `n` bytes, then no more.
-    struct Narrow(usize);
-
-    impl Write for Narrow {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            if self.0 == 0 {
-                return Err(std::io::ErrorKind::BrokenPipe.into());
-            }
-            let n = bytes.len().min(self.0);
-            self.0 -= n;
-            Ok(n)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn what_does_not_start_is_named() {
         for (connectx, expected) in [
@@ -676,7 +498,7 @@ mod tests {
             let initramfs = dir.path().join("initramfs");
             fs::write(&initramfs, "").unwrap();
             let machine = Machine {
-                qemu: proc::command("false"),
+                qemu: crate::proc::command("false"),
                 vmlinuz: initramfs.clone(),
                 initramfs,
                 tree: dir.path().to_owned(),
@@ -703,34 +525,5 @@ mod tests {
             // Whoever waits for the job's output is not kept waiting.
             assert!(lines.recv().is_err());
         }
-    }
-
-    #[test]
-    fn a_port_is_read_to_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let log = File::create(&path).unwrap();
-        let port = Port::open(dir.path(), "port", |stream| {
-            copy(stream, log, Box::new(Narrow(10)));
-        })
-        .unwrap();
-        let mut guest = UnixStream::connect(&port.path).unwrap();
-        // More than a socket holds.
-        guest.write_all(&[b'x'; 1 << 20]).unwrap();
-        drop(guest);
-        drop(port);
-        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
-    }
-
-    #[test]
-    fn a_port_that_nobody_connects_to_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let port = Port::open(dir.path(), "port", move |stream| {
-            read_control(stream, &sender);
-        })
-        .unwrap();
-        drop(port);
-        assert!(receiver.recv().is_err());
     }
 }
