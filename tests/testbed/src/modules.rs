@@ -27,6 +27,9 @@ pub(crate) const DISK: u64 = 512;
 /// The modules that a build must bring.
 pub(crate) const MODULES: [&str; 2] = ["ib_core.ko", "mlx5_ib.ko"];
 
+/// A note of the step: what compilers and objtool warned of.
+pub(crate) const WARNINGS: &str = "warnings";
+
 /// Which modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variant {
@@ -192,6 +195,7 @@ pub(crate) fn ensure(
             Variant::Debug => "ib_core.ko and mlx5_ib.ko for the debug kernel",
         },
         made_from: json!({
+            "recipe": 2,
             "kernel": kernel.id(),
             "sources": fingerprint(&checkout, &SOURCES)?,
         }),
@@ -238,7 +242,10 @@ pub(crate) fn ensure(
         work.begin()?;
         let built = log.run("building the modules", &mut chroot.shell(&script));
         work.end()?;
-        built.map(|()| json!({}))
+        built?;
+        let text = log.last_output()?;
+        let warnings: Vec<_> = text.lines().filter(|l| l.contains("warning:")).collect();
+        Ok(json!({ WARNINGS: warnings.join("; ") }))
     })
 }
 

@@ -18,6 +18,13 @@ use crate::testbed::{Options, Testbed};
 /// How long ours is disturbed, in each direction: 60 s in each scheme.
 const DISTURB_SECONDS: &str = "30";
 
+/// The crates that Cargo does not know; their modules come with them.
+const DRIVERS: [&str; 3] = [
+    "drivers/abi/lib.rs",
+    "drivers/ib_core/umem_odp.rs",
+    "drivers/mlx5_ib/odp_entry.rs",
+];
+
 /// The checks of the host, which take no machine.
 const HOST: &str = "host";
 
@@ -218,6 +225,20 @@ fn host(testbed: &Testbed, report: &mut Report) -> Result<usize> {
         clippy.extend(["--", "-D", "warnings"]);
     }
     check("cargo clippy", &clippy)?;
+    let formatted = Command::new("rustfmt")
+        .args(["--check", "--edition", "2021"])
+        .args(DRIVERS)
+        .current_dir(checkout())
+        .status()
+        .context("cannot start rustfmt")?
+        .success();
+    report.add(
+        "rustfmt drivers",
+        formatted,
+        if formatted { "" } else { "see above" },
+    );
+    let warnings = testbed.module_warnings()?;
+    report.add("modules without a warning", warnings.is_empty(), &warnings);
     if let Err(error) = testbed.script_tests() {
         report.add("scripts", false, &format!("{error:#}"));
     } else {

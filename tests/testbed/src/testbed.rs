@@ -97,6 +97,13 @@ impl Testbed {
         Ok(MODULES.iter().map(|m| ready.path().join(m)).collect())
     }
 
+    /// What the build of our modules warned of.
+    pub(crate) fn module_warnings(&self) -> Result<String> {
+        let kernel = self.kernel()?;
+        let ready = modules::ensure(&self.cache, &self.root, &kernel, Variant::Stock)?;
+        Ok(ready.note(modules::WARNINGS)?.to_owned())
+    }
+
     /// A machine with what `options` ask for.
     pub(crate) fn machine(&self, options: &Options) -> Result<Machine> {
         let kernel = match options.debug_kernel {

@@ -241,7 +241,12 @@ impl Run {
             "-display",
             "none",
         ]);
-        qemu.args(["-machine", "q35,memory-backend=mem", "-accel", "tcg"]);
+        qemu.args([
+            "-machine",
+            "q35,memory-backend=mem,hpet=off",
+            "-accel",
+            "tcg",
+        ]);
         qemu.args(["-cpu", "max,la57=off", "-smp", "2", "-m", "2G"]);
         qemu.args(["-object", "memory-backend-memfd,id=mem,size=2G,share=on"]);
         // no_timer_check: on a busy host the emulated timer may miss the kernel's test of it.
