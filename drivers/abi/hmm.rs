@@ -66,10 +66,9 @@ pub unsafe fn range_fault(
         ..Default::default()
     };
     let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
-    // SAFETY:
-    // - `range` is initialised, its `hmm_pfns` has an element for each page of the range;
-    // - the notifier is subscribed to it, by the safety requirements;
-    // - the users of the mm are not 0, by the invariants of `MmWithUser`.
+    // SAFETY: `range` is initialised, with an element of `hmm_pfns` for each page; the notifier
+    // is subscribed to it, by the safety requirements; the users of the mm are not 0, by the
+    // invariants of `MmWithUser`.
     match unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout) } {
         0 => Ok(Sequence(range.notifier_seq)),
         errno => match Error::from_errno(errno) {

@@ -12,6 +12,7 @@ import sys
 import time
 
 PORT = "/dev/virtio-ports/connectx.control"
+SYSFS = "/sys/class/infiniband"
 TESTS = "/usr/share/doc/rdma-core/tests"
 
 # Page-fault events of all kinds, by the names of the device's counters.
@@ -94,6 +95,20 @@ def rdma_statistics(dev):
             if mr["ifname"] == dev and name.startswith("page_"):
                 sums[name] = sums.get(name, 0) + value
     return sums
+
+
+def wait_for_port(seconds=30):
+    """Waits for an RDMA device with an ACTIVE port 1; returns (its name, what is wrong)."""
+    deadline = time.monotonic() + seconds
+    state = "no RDMA device"
+    while time.monotonic() < deadline:
+        for dev in os.listdir(SYSFS) if os.path.isdir(SYSFS) else []:
+            with open(f"{SYSFS}/{dev}/ports/1/state", encoding="ascii") as file:
+                state = f"{dev}: port is {file.read().strip()}"
+            if "ACTIVE" in state:
+                return dev, ""
+        time.sleep(0.1)
+    return None, state
 
 
 def program(name):

@@ -10,7 +10,6 @@ rdma-stack (tests/testbed/guest/bin).
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import time
 import conformance
 
 SPLAT = re.compile(r"WARNING:|BUG:|Call Trace|Oops|refcount_t")
-SYSFS = "/sys/class/infiniband"
 
 # What every use of the device makes, and no idle device may hold.
 OF_USERS = ("cq", "mkey", "pd", "qp", "stall")
@@ -57,13 +55,9 @@ def left_behind(left, baseline):
 
 def traffic():
     """Returns (faults, what went wrong)."""
-    dev = os.listdir(SYSFS)[0]
-    # The port needs a moment to become ACTIVE.
-    for _ in range(100):
-        with open(f"{SYSFS}/{dev}/ports/1/state", encoding="ascii") as state:
-            if "ACTIVE" in state.read():
-                break
-        time.sleep(0.1)
+    dev, wrong = conformance.wait_for_port()
+    if wrong:
+        return 0, [wrong]
     status, lines = conformance.run_program("odp_traffic", "--dev", dev, "--size", "4M",
                                             "--min-faults", "1")
     bad = [line.get("detail", "failed") for line in lines if not line["ok"]]

@@ -2,7 +2,7 @@
 
 //! The vfio-user server, driven by a client in QEMU's place.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -73,12 +73,7 @@ impl Guest {
         connectx.control(&scratch.path("control")).unwrap();
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(connectx.run(|_| {})));
-        let memory = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(scratch.path("memory"))
-            .unwrap();
+        let memory = tempfile::tempfile().unwrap();
         memory.set_len(MEMORY).unwrap();
         let mut client = Client::new(&socket).unwrap();
         client.dma_map(0, IOVA, MEMORY, memory.as_raw_fd()).unwrap();

@@ -22,7 +22,6 @@ sys.path.insert(0, CONFORMANCE)
 
 import conformance  # noqa: E402  pylint: disable=wrong-import-position
 
-SYSFS = "/sys/class/infiniband"
 
 
 def emit(event, **fields):
@@ -87,26 +86,12 @@ class Stack:
         done = command("rdma-stack", "load", self.stack)
         detail = last_line(done.stderr)
         if done.returncode == 0:
-            detail = self.wait_for_port()
+            self.dev, detail = conformance.wait_for_port()
         self.emit("result", test="load", ok=not detail, detail=detail,
                   seconds=round(time.monotonic() - start, 3))
         if detail:
             sys.exit(1)
         return self
-
-    def wait_for_port(self):
-        """Finds the device and waits until its port is ACTIVE; says what is wrong."""
-        deadline = time.monotonic() + 30
-        state = "no RDMA device"
-        while time.monotonic() < deadline:
-            for dev in os.listdir(SYSFS) if os.path.isdir(SYSFS) else []:
-                with open(f"{SYSFS}/{dev}/ports/1/state", encoding="ascii") as file:
-                    state = f"{dev}: port is {file.read().strip()}"
-                if "ACTIVE" in state:
-                    self.dev = dev
-                    return ""
-            time.sleep(0.1)
-        return state
 
     def __exit__(self, kind, value, trace):
         if kind is not None:

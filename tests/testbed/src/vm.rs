@@ -241,6 +241,7 @@ impl Run {
             "-display",
             "none",
         ]);
+        // hpet=off: a kernel once hung as it set that timer up, on a busy host.
         qemu.args([
             "-machine",
             "q35,memory-backend=mem,hpet=off",

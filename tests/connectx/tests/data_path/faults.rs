@@ -4,13 +4,13 @@
 
 use connectx::Scheme;
 use firmware_cmds::page_fault::FaultType;
-use firmware_cmds::wqe::{AtomicSeg, WqeOpcode};
+use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{
     AccessMode, FaultToken, Klm, MemoryToken, Mkey, Mtt, MttAccess, PageFault, PageFaultResume,
     Wire, WqeFaultKind,
 };
 
-use crate::rig::{data, mtt, raddr, Completion, Rig, TestMr, TestQp};
+use crate::rig::{atomic, data, mtt, raddr, Completion, Rig, TestMr, TestQp};
 
 const RW: MttAccess = MttAccess::READ_WRITE;
 const VA: u64 = 0x7f00_0000_1000;
@@ -265,13 +265,7 @@ fn an_atomic_is_evaluated_once() {
     let mut t = pair(Scheme::Memory, false, false);
     let (src, dst) = (t.src, t.dst);
     let mut body = raddr(dst.key, dst.va);
-    let mut atomic = vec![0; AtomicSeg::LEN];
-    let operands = AtomicSeg {
-        swap_add: 1,
-        compare: 0,
-    };
-    operands.emit(&mut atomic).unwrap();
-    body.extend(atomic);
+    body.extend(atomic(1, 0));
     body.extend(data(src.key, src.va, 8));
     t.rig.post(&mut t.a, WqeOpcode::ATOMIC_FA, 0, &body);
     t.rig.run();
@@ -436,13 +430,7 @@ fn an_atomic_in_two_pieces_faults_on_the_second() {
     let key = t.rig.create_mkey(&mkc, &list);
     let before = t.rig.peek(src.iova, 8);
     let mut body = raddr(key, 0);
-    let mut atomic = vec![0; AtomicSeg::LEN];
-    let operands = AtomicSeg {
-        swap_add: 1,
-        compare: 0,
-    };
-    operands.emit(&mut atomic).unwrap();
-    body.extend(atomic);
+    body.extend(atomic(1, 0));
     body.extend(data(src.key, src.va + 64, 8));
     t.rig.post(&mut t.a, WqeOpcode::ATOMIC_FA, 0, &body);
     assert_eq!(t.rig.run(), []);

@@ -2,17 +2,16 @@
 
 //! RC messages: what arrives, what completes, and what goes wrong properly.
 
-use std::fs::File;
 use std::time::Duration;
 
 use connectx::guest::Rights;
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
 use connectx::{DmaAddr, Scheme};
-use firmware_cmds::wqe::{AtomicSeg, WqeOpcode};
+use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{MttAccess, Qpn, Wire};
 
-use crate::rig::{data, inline, raddr, Completion, Rig, TestMr, TestQp, LOG_SQ};
+use crate::rig::{atomic, data, inline, raddr, Completion, Rig, TestMr, TestQp, LOG_SQ};
 
 const RW: MttAccess = MttAccess::READ_WRITE;
 const VA: u64 = 0x7f00_0000_1000;
@@ -41,12 +40,6 @@ fn pair() -> Pair {
 
 fn kinds(done: &[Completion]) -> Vec<(u8, u8)> {
     done.iter().map(|c| (c.opcode, c.syndrome)).collect()
-}
-
-fn atomic(swap_add: u64, compare: u64) -> Vec<u8> {
-    let mut bytes = vec![0; AtomicSeg::LEN];
-    AtomicSeg { swap_add, compare }.emit(&mut bytes).unwrap();
-    bytes
 }
 
 #[test]
@@ -372,7 +365,8 @@ fn a_qp_in_error_is_looked_at_by_one_timer() {
 #[test]
 fn a_queue_that_was_lost_works_again_after_a_reset() {
     let mut t = pair();
-    let page = tempfile();
+    let page = tempfile::tempfile().unwrap();
+    page.set_len(4096).unwrap();
     t.rig.mem.unmap(DmaAddr::new(t.a.dbr), 4096);
     let doorbell = t.a.dbr;
     t.a.dbr = t.b.dbr;
@@ -392,20 +386,6 @@ fn a_queue_that_was_lost_works_again_after_a_reset() {
     t.rig.post(&mut t.a, WqeOpcode(0x3f), 0, &[]);
     t.rig.post(&mut t.a, WqeOpcode::NOP, 0, &[]);
     assert_eq!(kinds(&t.rig.run()), [(0xd, 2), (0xd, 5)]);
-}
-
-/// A page of memory that can be mapped.
-fn tempfile() -> File {
-    let path = std::env::temp_dir().join(format!("connectx-messages-{}", std::process::id()));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .unwrap();
-    std::fs::remove_file(&path).unwrap();
-    file.set_len(4096).unwrap();
-    file
 }
 
 #[test]

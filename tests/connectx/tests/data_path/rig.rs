@@ -13,7 +13,7 @@ use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedM
 use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
 use firmware_cmds::wqe::{
-    ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, RaddrSeg, WqeOpcode,
+    AtomicSeg, ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, RaddrSeg, WqeOpcode,
 };
 use firmware_cmds::{
     Access, AccessMode, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault, Pdn, Qpn,
@@ -642,6 +642,13 @@ pub(crate) fn raddr(key: Mkey, va: u64) -> Vec<u8> {
         rkey: key,
     };
     emit(&segment, RaddrSeg::LEN)
+}
+
+/// An atomic segment.
+pub(crate) fn atomic(swap_add: u64, compare: u64) -> Vec<u8> {
+    let mut bytes = vec![0; AtomicSeg::LEN];
+    AtomicSeg { swap_add, compare }.emit(&mut bytes).unwrap();
+    bytes
 }
 
 /// Bytes of inline data, padded.

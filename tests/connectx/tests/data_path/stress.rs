@@ -90,15 +90,7 @@ impl World {
             .with_len(true)
             .with_start_addr(true);
         rig.umr_ok(key, UmrFlags::new(), mask, &mkc, 0, &[]);
-        let name = format!("connectx-stress-{}-{scheme:?}-{seed}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let backing = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .unwrap();
-        std::fs::remove_file(&path).unwrap();
+        let backing = tempfile::tempfile().unwrap();
         backing.set_len(FRAMES * 4096).unwrap();
         let mut world = Self {
             rig,
