@@ -37,7 +37,6 @@ const PACKAGES: &[&str] = &[
     "rustc",
     "rust-src",
     "rustfmt",
-    "rust-clippy",
     "bindgen",
     "bc",
     "bison",
@@ -61,12 +60,14 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "libibverbs-dev",
     "librdmacm-dev",
+    "libucx0",
     "perftest",
     "procps",
     "python3",
     "python3-pyverbs",
     "rdma-core",
     "strace",
+    "ucx-utils",
 ];
 
 /// Backports are preferred, so that kernel, QEMU and rdma-core come from there
