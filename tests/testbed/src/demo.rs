@@ -15,19 +15,7 @@ use crate::fail::Failure;
 use crate::progress::say;
 use crate::report::{Lines, Report};
 use crate::testbed::{Options, Testbed};
-use crate::vm::{self, Job, Scheme};
-
-/// A machine with both drivers' modules and a strict device.
-pub(crate) const MACHINE: Options = Options {
-    ours: true,
-    skip_zap: false,
-    conformance: true,
-    device: true,
-    scheme: Scheme::Memory,
-    strict: true,
-    iommu: true,
-    debug_kernel: false,
-};
+use crate::vm::{self, Job};
 
 /// How long the demo's tests may take in the guest, about three times what they do take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(12 * 60);
@@ -112,7 +100,7 @@ pub(crate) fn run(json: Option<&Path>) -> Result<ExitCode> {
     let mut report = Report::default();
     let trouble = guest(
         &testbed,
-        &MACHINE,
+        &Options::default(),
         &["python3", "/project/tests/testbed/guest/demo.py"],
         LIMIT,
         &mut report,

@@ -29,7 +29,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::testbed::{Options, Testbed};
-use crate::vm::{Job, Scheme};
+use crate::vm::{Hardware, Iommu, Job, Scheme};
 
 /// The testbed of mlx5-odp.
 ///
@@ -87,8 +87,8 @@ struct VmArgs {
     /// Boot the debug kernel (PROVE_LOCKING, DEBUG_ATOMIC_SLEEP, KASAN, kmemleak).
     #[arg(long)]
     debug_kernel: bool,
-    /// No software ConnectX in the machine (rdma_rxe needs none).
-    #[arg(long)]
+    /// No software ConnectX in the machine, nor an IOMMU (rdma_rxe needs none).
+    #[arg(long, conflicts_with = "iommu")]
     no_device: bool,
     /// Bring the programs of tests/conformance, in /modules/conformance.
     #[arg(long)]
@@ -96,9 +96,6 @@ struct VmArgs {
     /// Load no RDMA module: the command does (`rdma-stack load c|rust|...`).
     #[arg(long)]
     no_load: bool,
-    /// No IOMMU in front of the device: quicker, but the strict mode sees less.
-    #[arg(long)]
-    no_iommu: bool,
     /// Let the device go on after a protocol violation.
     #[arg(long)]
     lax: bool,
@@ -108,6 +105,8 @@ struct VmArgs {
     /// The command.
     #[arg(required = true, last = true)]
     command: Vec<String>,
+    #[command(flatten)]
+    hardware: Hardware,
 }
 
 fn main() -> ExitCode {
@@ -134,6 +133,11 @@ fn modules() -> Result<ExitCode> {
 }
 
 fn vm(args: VmArgs) -> Result<ExitCode> {
+    let mut hardware = args.hardware;
+    if args.no_device {
+        hardware.iommu = Iommu::None;
+    }
+    hardware.check()?;
     let testbed = Testbed::open()?;
     let options = Options {
         ours: args.odp == Odp::Rust,
@@ -142,7 +146,7 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
         device: !args.no_device,
         scheme: args.scheme,
         strict: !args.lax,
-        iommu: !(args.no_iommu || args.no_device),
+        hardware,
         debug_kernel: args.debug_kernel,
     };
     let machine = testbed.machine(&options)?;

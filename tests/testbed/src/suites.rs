@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::demo::{self, guest, Trouble, MACHINE};
+use crate::demo::{self, guest, Trouble};
 use crate::modules::checkout;
 use crate::progress::say;
 use crate::report::Report;
 use crate::testbed::{Options, Testbed};
+use crate::vm::{Hardware, Iommu};
 
 /// How long ours is disturbed, in each direction: 60 s in each scheme.
 const DISTURB_SECONDS: &str = "30";
@@ -62,10 +63,10 @@ impl Suite {
 }
 
 /// A suite of suites.py that ends by itself.
-const fn suite(name: &'static str, args: &'static [&'static str], minutes: u64) -> Suite {
+fn suite(name: &'static str, args: &'static [&'static str], minutes: u64) -> Suite {
     Suite {
         name,
-        options: MACHINE,
+        options: Options::default(),
         script: "suites.py",
         args,
         limit: Duration::from_secs(60 * minutes),
@@ -74,53 +75,61 @@ const fn suite(name: &'static str, args: &'static [&'static str], minutes: u64) 
     }
 }
 
-const SUITES: &[Suite] = &[
-    Suite {
-        script: "demo.py",
-        limit: demo::LIMIT,
-        whole: &["c", "rust"],
-        ..suite("traffic", &[], 0)
-    },
-    suite("disturb", &["disturb", DISTURB_SECONDS], 8),
-    suite("bad-input", &["input"], 10),
-    Suite {
-        whole: &["mixed"],
-        ..suite("mixed", &["mixed"], 6)
-    },
-    Suite {
-        options: Options {
-            device: false,
-            iommu: false,
-            ..MACHINE
+/// The suites of `cargo xtask test`.
+fn suites() -> Vec<Suite> {
+    vec![
+        Suite {
+            script: "demo.py",
+            limit: demo::LIMIT,
+            whole: &["c", "rust"],
+            ..suite("traffic", &[], 0)
         },
-        ..suite("rxe", &["rxe"], 5)
-    },
-    suite("cycles", &["cycles"], 6),
-    suite("zap-clean", &["zap", "clean"], 2),
-    Suite {
-        options: Options {
-            ours: false,
-            skip_zap: true,
-            ..MACHINE
+        suite("disturb", &["disturb", DISTURB_SECONDS], 8),
+        suite("bad-input", &["input"], 10),
+        Suite {
+            whole: &["mixed"],
+            ..suite("mixed", &["mixed"], 6)
         },
-        violation: Some("access through a translation that was taken back"),
-        ..suite("zap-caught", &["zap", "caught"], 2)
-    },
-];
+        Suite {
+            options: Options {
+                device: false,
+                hardware: Hardware {
+                    iommu: Iommu::None,
+                    ..Hardware::default()
+                },
+                ..Options::default()
+            },
+            ..suite("rxe", &["rxe"], 5)
+        },
+        suite("cycles", &["cycles"], 6),
+        suite("zap-clean", &["zap", "clean"], 2),
+        Suite {
+            options: Options {
+                ours: false,
+                skip_zap: true,
+                ..Options::default()
+            },
+            violation: Some("access through a translation that was taken back"),
+            ..suite("zap-caught", &["zap", "caught"], 2)
+        },
+    ]
+}
 
 /// Not among the others: it takes a kernel of its own, and a long time.
-const DEBUG: Suite = Suite {
-    options: Options {
-        debug_kernel: true,
-        ..MACHINE
-    },
-    whole: &["rust"],
-    ..suite("debug", &["debug"], 120)
-};
+fn debug_suite() -> Suite {
+    Suite {
+        options: Options {
+            debug_kernel: true,
+            ..Options::default()
+        },
+        whole: &["rust"],
+        ..suite("debug", &["debug"], 120)
+    }
+}
 
 /// The names of all suites.
 pub(crate) fn names() -> Vec<&'static str> {
-    let guests = SUITES.iter().map(|suite| suite.name);
+    let guests = suites().into_iter().map(|suite| suite.name);
     std::iter::once(HOST).chain(guests).collect()
 }
 
@@ -135,7 +144,7 @@ pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
     if wanted(HOST) {
         passed = host(&testbed, &mut report)?;
     }
-    for suite in SUITES.iter().filter(|s| wanted(s.name)) {
+    for suite in suites().iter().filter(|s| wanted(s.name)) {
         in_guest(&testbed, suite, &mut report);
         if suite.whole.len() > 1 {
             let _ = writeln!(std::io::stderr(), "\n{}", report.table());
@@ -149,7 +158,7 @@ pub(crate) fn debug() -> Result<ExitCode> {
     let start = Instant::now();
     let testbed = Testbed::open()?;
     let mut report = Report::default();
-    in_guest(&testbed, &DEBUG, &mut report);
+    in_guest(&testbed, &debug_suite(), &mut report);
     Ok(verdict(&report, 0, start))
 }
 
@@ -288,7 +297,10 @@ mod tests {
 
     #[test]
     fn only_the_due_violation_will_do() {
-        let suite = SUITES.iter().find(|s| s.violation.is_some()).unwrap();
+        let suite = suites()
+            .into_iter()
+            .find(|s| s.violation.is_some())
+            .unwrap();
         let due = suite.violation.unwrap();
         let ended_by = |violation: Option<String>| {
             suite.judge(Some(Trouble {

@@ -18,7 +18,7 @@ use crate::kernel::{self, Kernel};
 use crate::modules::{self, checkout, Variant, MODULES};
 use crate::progress::{say, Log};
 use crate::root::{self, Root};
-use crate::vm::{Machine, Scheme};
+use crate::vm::{Hardware, Machine, Scheme};
 
 /// Logs of this many runs are kept.
 const KEEP: usize = 20;
@@ -31,7 +31,7 @@ const LARGE: [(&str, u64); 3] = [
 ];
 
 /// What a machine should have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Our modules.
     pub(crate) ours: bool,
@@ -45,10 +45,26 @@ pub(crate) struct Options {
     pub(crate) scheme: Scheme,
     /// Whether it ends the run on a violation.
     pub(crate) strict: bool,
-    /// An IOMMU in front of the device.
-    pub(crate) iommu: bool,
+    /// Memory, processors, IOMMU.
+    pub(crate) hardware: Hardware,
     /// The debug kernel.
     pub(crate) debug_kernel: bool,
+}
+
+/// Both drivers' modules and a strict device, in the hardware of every suite.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ours: true,
+            skip_zap: false,
+            conformance: true,
+            device: true,
+            scheme: Scheme::Memory,
+            strict: true,
+            hardware: Hardware::default(),
+            debug_kernel: false,
+        }
+    }
 }
 
 /// The cache and the steps that are ready.
@@ -162,7 +178,7 @@ impl Testbed {
             connectx: options.device.then(connectx).transpose()?,
             scheme: options.scheme,
             strict: options.strict,
-            iommu: options.iommu,
+            hardware: options.hardware.clone(),
             debug_kernel: options.debug_kernel,
             logs: self.run_logs()?,
             held,

@@ -2,6 +2,7 @@
 
 //! One run of the guest: QEMU, the software ConnectX, and what connects them to us.
 
+mod hardware;
 mod model;
 mod port;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context, Result};
 
+pub(crate) use self::hardware::{Hardware, Iommu};
 use self::model::Model;
 use self::port::{copy, Port};
 use crate::cache::Ready;
@@ -41,8 +43,8 @@ const AFTERMATH: Duration = Duration::from_secs(30);
 /// The device model ends when it loses QEMU, which may have a moment left itself.
 const PARTING: Duration = Duration::from_secs(10);
 
-/// How much slower a debug kernel may be.
-const DEBUG_FACTOR: u32 = 6;
+/// How much slower a debug kernel may be, and a guest whose time is its instructions.
+const SLOW_FACTOR: u32 = 6;
 
 /// Console lines to show when the guest fails.
 const TAIL: usize = 25;
@@ -87,8 +89,8 @@ pub(crate) struct Machine {
     pub(crate) scheme: Scheme,
     /// Whether the device ends the run on a violation.
     pub(crate) strict: bool,
-    /// Whether the device sits behind an IOMMU: it then learns of every DMA unmap.
-    pub(crate) iommu: bool,
+    /// Memory, processors, IOMMU.
+    pub(crate) hardware: Hardware,
     /// Whether the kernel is the slow one.
     pub(crate) debug_kernel: bool,
     /// Where logs go.
@@ -179,8 +181,8 @@ pub(crate) fn run(
     let run = Run {
         console: logs.join("console.log"),
         qemu_log: logs.join("qemu.log"),
-        factor: if machine.debug_kernel {
-            DEBUG_FACTOR
+        factor: if machine.debug_kernel || machine.hardware.icount.is_some() {
+            SLOW_FACTOR
         } else {
             1
         },
@@ -241,26 +243,10 @@ impl Run {
             "-display",
             "none",
         ]);
-        // hpet=off: a kernel once hung as it set that timer up, on a busy host.
-        qemu.args([
-            "-machine",
-            "q35,memory-backend=mem,hpet=off",
-            "-accel",
-            "tcg",
-        ]);
-        qemu.args(["-cpu", "max,la57=off", "-smp", "2", "-m", "2G"]);
-        qemu.args(["-object", "memory-backend-memfd,id=mem,size=2G,share=on"]);
-        // no_timer_check: on a busy host the emulated timer may miss the kernel's test of it.
-        let mut append = "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off \
-             random.trust_cpu=on no_timer_check"
-            .to_owned();
-        if machine.iommu {
-            qemu.args(["-device", "intel-iommu,caching-mode=on,intremap=off"]);
-            append += " intel_iommu=on iommu.strict=1";
-        }
+        qemu.args(machine.hardware.qemu());
         qemu.arg("-kernel").arg(&machine.vmlinuz);
         qemu.arg("-initrd").arg(initrd);
-        qemu.arg("-append").arg(append);
+        qemu.arg("-append").arg(machine.hardware.kernel_line());
         qemu.arg("-serial")
             .arg(format!("file:{}", self.console.display()));
         for (tag, path) in [
@@ -513,7 +499,7 @@ mod tests {
                 connectx: connectx.map(PathBuf::from),
                 scheme: Scheme::Memory,
                 strict: true,
-                iommu: false,
+                hardware: Hardware::default(),
                 debug_kernel: false,
                 logs: dir.path().join("logs"),
                 held: Vec::new(),
