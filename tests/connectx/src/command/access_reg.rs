@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
 //! ACCESS_REG: the registers that the driver reads (`mlx5_core/port.c`).
+//!
+//! Any other register is refused with BAD_PARAM, which `mlx5_core` takes for "not there": it
+//! tries registers that a card may lack, such as MNVDA for the permanent parameters of
+//! devlink (`lib/nv_param.c:mlx5_nv_param_read`).
 
-use super::{op_mod, CmdResult, CmdStatus, Command};
+use super::{op_mod, CmdError, CmdResult, CmdStatus, Command};
 use crate::device::Device;
 use crate::ifc::{access_register_in, pmtu_reg, ptys_reg, pvlc_reg};
 
@@ -26,7 +30,7 @@ const MTU: u64 = 4096;
 const VL_0_3: u64 = 4;
 const DESCRIPTION: &[u8] = b"software ConnectX";
 
-fn access_reg(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
+fn access_reg(_: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let id = access_register_in::REGISTER_ID.get(input);
     let data = &mut output[DATA..];
     let fields: &[_] = match (id, op_mod(input)) {
@@ -56,11 +60,12 @@ fn access_reg(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
             (pvlc_reg::VL_ADMIN, VL_0_3),
             (pvlc_reg::VL_OPERATIONAL, VL_0_3),
         ],
-        (_, modifier) => {
-            dev.violation(format_args!(
-                "ACCESS_REG {id:#06x}, modifier {modifier}: no such register"
-            ));
-            return Err(CmdStatus::BadOp.into());
+        // The syndrome says which: the driver prints it, and the journal.
+        _ => {
+            return Err(CmdError {
+                status: CmdStatus::BadParam,
+                syndrome: access_register_in::REGISTER_ID.get32(input),
+            })
         }
     };
     for &(field, value) in fields {

@@ -2,11 +2,16 @@
 
 //! The function's states, and what is left at their end.
 
-use connectx::{DmaAddr, GuestMemory};
+use std::sync::{Arc, Mutex};
+
+use connectx::{DmaAddr, GuestMemory, Journal};
 
 use crate::rig::{command, Post, Rig};
 
 const BAD_SYS_STATE: u8 = 0x04;
+/// Modifiers of ACCESS_REG.
+const WRITE: u16 = 0;
+const READ: u16 = 1;
 
 #[test]
 fn states_follow_each_other() {
@@ -101,10 +106,20 @@ fn the_port_is_active() {
 }
 
 #[test]
-fn an_unknown_register_is_refused() {
+fn an_unknown_register_is_refused_in_one_line() {
+    const MNVDA: u16 = 0x9024;
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
     let mut rig = Rig::ready();
-    let mut input = command(0x805, 1, 32);
-    input[10..12].copy_from_slice(&0x9001_u16.to_be_bytes());
-    assert_eq!(rig.command(&input, 32).status(), 2);
-    assert_eq!(rig.device.journal.violation_count(), 1);
+    rig.device.journal = Journal::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+    for modifier in [READ, WRITE] {
+        let mut input = command(0x805, modifier, 0x10 + 0x10c);
+        input[10..12].copy_from_slice(&MNVDA.to_be_bytes());
+        let answer = rig.command(&input, 0x10 + 0x10c);
+        assert_eq!(answer.status(), 3);
+        assert_eq!(answer.word(4), u32::from(MNVDA));
+    }
+    let line = "command ACCESS_REG (0x805) failed: BadParam, syndrome 0x9024";
+    assert_eq!(lines.lock().unwrap()[..], [line, line]);
+    assert_eq!(rig.device.journal.violation_count(), 0);
 }
