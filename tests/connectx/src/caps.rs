@@ -46,6 +46,9 @@ pub const LOG_MAX_PD: u64 = 18;
 /// The same for XRC domains.
 pub const LOG_MAX_XRCD: u64 = 16;
 
+/// Rate of the device's free-running clock: it counts nanoseconds, as ConnectX-7's does.
+const CLOCK_KHZ: u64 = 1_000_000;
+
 /// Largest work queue, event queue and so on that the model grants.
 const GENERAL: &[(Field, u64)] = &[
     (general::PAGE_REQUEST_DISABLE, 1),
@@ -73,6 +76,7 @@ const GENERAL: &[(Field, u64)] = &[
     (general::STAT_RATE_SUPPORT, 0x1ff),
     (general::CQE_VERSION, 1),
     (general::ATOMIC, 1),
+    (general::CQ_RESIZE, 1),
     (general::PG, 1),
     (general::XRC, 1),
     (general::UD, 1),
@@ -87,6 +91,7 @@ const GENERAL: &[(Field, u64)] = &[
     (general::LOG_MAX_XRCD, LOG_MAX_XRCD),
     (general::LOG_MAX_RMP, LOG_MAX_SRQ),
     (general::MAX_NUM_EQS, (1 << LOG_MAX_EQ) - 1),
+    (general::DEVICE_FREQUENCY_KHZ, CLOCK_KHZ),
     (general::NUM_OF_UARS_PER_PAGE, 1),
 ];
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_CQ;
+use crate::command::CmdStatus;
 use crate::device::Device;
 use crate::event::{event_type, Eqe};
-use crate::guest::read_be32;
+use crate::guest::{read_be32, DmaError, GuestMemory};
 use crate::ids::{Cqn, DmaAddr, Eqn, Numbers, Qpn, Uar};
 
 /// Opcodes of CQEs, the high half of byte 0x3f.
@@ -104,7 +105,9 @@ impl Cqe {
         matches!(self.opcode, cqe_opcode::REQ_ERR | cqe_opcode::RESP_ERR)
     }
 
-    fn encode(&self) -> [u8; 64] {
+    /// The entry, written when the device's clock shows `timer`. Its last byte, opcode and
+    /// owner, is left to whoever knows the place in the ring.
+    fn encode(&self, timer: u64) -> [u8; 64] {
         let mut bytes = [0; 64];
         let mut word = |at: usize, value: u32| {
             bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
@@ -124,6 +127,7 @@ impl Cqe {
             word(0x24, self.immediate);
             word(0x2c, self.byte_count);
             bytes[0x16..0x18].copy_from_slice(&self.source_lid.to_be_bytes());
+            bytes[0x30..0x38].copy_from_slice(&timer.to_be_bytes());
         }
         bytes[0x3c..0x3e].copy_from_slice(&self.wqe_counter.to_be_bytes());
         bytes
@@ -183,6 +187,35 @@ impl CompletionQueue {
             failed: false,
         }
     }
+
+    /// Entries written that software has not said to have consumed.
+    fn unconsumed(&self, mem: &dyn GuestMemory) -> Result<u32, DmaError> {
+        let consumer = read_be32(mem, self.dbr)?;
+        Ok(self.producer.wrapping_sub(consumer) & INDEX_MASK)
+    }
+
+    /// Entries that may be written.
+    fn room(&self, mem: &dyn GuestMemory) -> Result<u32, DmaError> {
+        let size: u32 = 1 << self.log_size;
+        if self.overrun_ignore {
+            return Ok(size);
+        }
+        Ok(size.saturating_sub(self.unconsumed(mem)?))
+    }
+
+    /// Writes the next entry, its owner bit last.
+    fn append(&mut self, mem: &dyn GuestMemory, cqe: &Cqe, timer: u64) -> Result<(), DmaError> {
+        let mut bytes = cqe.encode(timer);
+        let owner = u8::from(self.producer >> self.log_size & 1 == 1);
+        bytes[0x3f] = cqe.opcode << 4 | owner;
+        // A 128-byte entry ends with the 64-byte one.
+        let index = self.producer & ((1 << self.log_size) - 1);
+        let slot = u64::from(index) * self.stride + (self.stride - 64);
+        self.buffer.write(mem, slot, &bytes[..0x3f])?;
+        mem.write_release(self.buffer.locate(slot + 0x3f).0, bytes[0x3f])?;
+        self.producer = self.producer.wrapping_add(1) & INDEX_MASK;
+        Ok(())
+    }
 }
 
 /// All completion queues.
@@ -216,6 +249,7 @@ impl Device {
     /// is not: how many completions a queue of a user gets is the user's choice. Both an
     /// overrun and a queue out of reach put it out of order, with an event of type CQ_ERROR.
     pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
+        let timer = self.timer();
         let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
             self.violation(format_args!(
                 "completion for CQ {cqn}, which does not exist"
@@ -226,51 +260,32 @@ impl Device {
             return;
         }
         let mem = &*self.mem;
-        let size = 1 << cq.log_size;
-        if !cq.overrun_ignore {
-            let room = read_be32(mem, cq.dbr)
-                .map(|consumer| cq.producer.wrapping_sub(consumer) & INDEX_MASK < size);
-            if room != Ok(true) {
-                cq.failed = true;
-                match room {
-                    Ok(_) => {
-                        self.counters.cq_overruns += 1;
-                        self.journal.note(format_args!("CQ {cqn} overran"));
-                    }
-                    Err(e) => self.violation(format_args!("CQ {cqn}: doorbell record: {e}")),
+        let room = cq.room(mem);
+        if !room.is_ok_and(|entries| entries > 0) {
+            cq.failed = true;
+            match room {
+                Ok(_) => {
+                    self.counters.cq_overruns += 1;
+                    self.journal.note(format_args!("CQ {cqn} overran"));
                 }
-                self.raise_cq_error(cqn, 1);
-                return;
+                Err(e) => self.violation(format_args!("CQ {cqn}: doorbell record: {e}")),
             }
+            self.raise_cq_error(cqn, 1);
+            return;
         }
-        let mut bytes = cqe.encode();
-        let owner = u8::from(cq.producer >> cq.log_size & 1 == 1);
-        bytes[0x3f] = cqe.opcode << 4 | owner;
-        // A 128-byte entry ends with the 64-byte one.
-        let slot = u64::from(cq.producer & (size - 1)) * cq.stride + (cq.stride - 64);
-        let written = cq
-            .buffer
-            .write(mem, slot, &bytes[..0x3f])
-            .and_then(|()| mem.write_release(cq.buffer.locate(slot + 0x3f).0, bytes[0x3f]));
-        if let Err(error) = written {
+        let index = cq.producer;
+        if let Err(error) = cq.append(mem, cqe, timer) {
             cq.failed = true;
             self.violation(format_args!("CQ {cqn}: cannot write an entry: {error}"));
             self.raise_cq_error(cqn, 2);
             return;
         }
         self.journal.trace(format_args!(
-            "cqe cq={cqn} pi={} qp={} op={:#x}/{:#x} counter={} bytes={} syndrome={:#x}",
-            cq.producer,
-            cqe.qpn,
-            cqe.opcode,
-            cqe.send_opcode,
-            cqe.wqe_counter,
-            cqe.byte_count,
-            cqe.syndrome
+            "cqe cq={cqn} pi={index} qp={} op={:#x}/{:#x} counter={} bytes={} syndrome={:#x}",
+            cqe.qpn, cqe.opcode, cqe.send_opcode, cqe.wqe_counter, cqe.byte_count, cqe.syndrome
         ));
         self.counters.cqes += 1;
         self.counters.error_cqes += u64::from(cqe.is_error());
-        cq.producer = cq.producer.wrapping_add(1) & INDEX_MASK;
         let wakes = cqe.solicited || cqe.is_error();
         if wakes {
             cq.solicited_end = cq.producer;
@@ -285,6 +300,46 @@ impl Device {
             let eqn = cq.eqn;
             self.raise_completion(eqn, cqn);
         }
+    }
+
+    /// Lets a queue go on in another ring, at the same index.
+    ///
+    /// Its last entry in the old ring is a RESIZE_CQ: software moves what lies before it to
+    /// the new ring, one place further on, where it takes the place of that entry (libmlx5
+    /// `cq.c:mlx5_cq_resize_copy_cqes`). Nothing completed, so there is no event.
+    ///
+    /// # Errors
+    ///
+    /// BAD_SIZE_OUTS_CQES if the new ring is too small for what was not consumed,
+    /// BAD_RES_STATE if the queue is out of order or has no room for the entry. The queue
+    /// stays as it was.
+    pub(crate) fn resize_cq(
+        &mut self,
+        cqn: Cqn,
+        log_size: u32,
+        stride: u64,
+        buffer: QueueBuffer,
+    ) -> Result<(), CmdStatus> {
+        let timer = self.timer();
+        let cq = self.cqs.queues.get_mut(&cqn).ok_or(CmdStatus::BadRes)?;
+        let mem = &*self.mem;
+        let unconsumed = cq.unconsumed(mem).map_err(|_| CmdStatus::BadResState)?;
+        if !cq.overrun_ignore && unconsumed >= 1 << log_size {
+            return Err(CmdStatus::BadSizeOutsCqes);
+        }
+        if cq.failed || cq.room(mem) == Ok(0) {
+            return Err(CmdStatus::BadResState);
+        }
+        let end = Cqe {
+            opcode: cqe_opcode::RESIZE_CQ,
+            ..Cqe::default()
+        };
+        cq.append(mem, &end, timer)
+            .map_err(|_| CmdStatus::BadResState)?;
+        cq.log_size = log_size;
+        cq.stride = stride;
+        cq.buffer = buffer;
+        Ok(())
     }
 
     fn raise_cq_error(&mut self, cqn: Cqn, syndrome: u32) {

@@ -130,6 +130,7 @@ layouts! {
         CQE_VERSION "cqe_version" @ 0x1fc, 4;
         CMDIF_CHECKSUM "cmdif_checksum" @ 0x210, 2;
         ATOMIC "atomic" @ 0x21e, 1;
+        CQ_RESIZE "cq_resize" @ 0x221, 1;
         PG "pg" @ 0x227, 1;
         XRC "xrc" @ 0x23c, 1;
         UD "ud" @ 0x23d, 1;
@@ -145,6 +146,7 @@ layouts! {
         LOG_MAX_RMP "log_max_rmp" @ 0x383, 5;
         MAX_NUM_EQS "max_num_eqs" @ 0x470, 16;
         LOG_UAR_PAGE_SZ "log_uar_page_sz" @ 0x490, 16;
+        DEVICE_FREQUENCY_KHZ "device_frequency_khz" @ 0x4e0, 32;
         NUM_OF_UARS_PER_PAGE "num_of_uars_per_page" @ 0x520, 32;
     }
 

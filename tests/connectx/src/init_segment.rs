@@ -4,7 +4,6 @@
 //! `include/linux/mlx5/device.h`).
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use crate::command;
 use crate::device::Device;
@@ -40,6 +39,8 @@ const CMDIF_REV: u32 = 5;
 /// `nic_interface`, bits 10:8 of CMDQ_ADDR_L_SZ: 0 is the full driver.
 const NIC_INTERFACE_SHIFT: u32 = 8;
 
+/// Ticks of the clock from one value of HEALTH_COUNTER to the next: a tenth of a second.
+const HEALTH_TICK: u64 = 100_000_000;
 /// Registers that keep a value.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InitSegment {
@@ -53,9 +54,7 @@ pub struct InitSegment {
 
 impl InitSegment {
     /// The register at `offset`, a multiple of 4; `None` if there is none.
-    fn register(&self, now: Duration, offset: u64) -> Option<u32> {
-        // One tick per microsecond; nobody relies on the rate.
-        let timer = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    fn register(&self, timer: u64, offset: u64) -> Option<u32> {
         Some(match offset {
             FW_REV => FW_MINOR << 16 | FW_MAJOR,
             CMDIF_REV_FW_SUB => CMDIF_REV << 16 | FW_SUBMINOR,
@@ -69,7 +68,7 @@ impl InitSegment {
             INTERNAL_TIMER_H => low32(timer >> 32),
             INTERNAL_TIMER_L => low32(timer),
             // Must differ between two polls, which are 2 s apart (`mlx5_core/health.c`).
-            HEALTH_COUNTER => low32(timer / 100_000) & 0xff_ffff,
+            HEALTH_COUNTER => low32(timer / HEALTH_TICK) & 0xff_ffff,
             // Nothing goes on, nothing is wrong, timeouts are the driver's own.
             CMD_DBELL
             | INITIALIZING
@@ -104,7 +103,8 @@ impl Device {
     }
 
     fn register(&mut self, offset: u64) -> u32 {
-        self.init.register(self.now, offset).unwrap_or_else(|| {
+        let timer = self.timer();
+        self.init.register(timer, offset).unwrap_or_else(|| {
             if self.init.unknown_reads.insert(offset) {
                 self.journal.note(format_args!(
                     "read at {offset:#x} of the init segment: no such register"
@@ -112,6 +112,13 @@ impl Device {
             }
             0
         })
+    }
+
+    /// The free-running clock in ticks of `device_frequency_khz`: nanoseconds as the owner
+    /// of the device tells the time. Registers and CQEs show it, and `mlx5_ib` maps the
+    /// registers' page to users (`MLX5_IB_MMAP_CORE_CLOCK`).
+    pub(crate) fn timer(&self) -> u64 {
+        u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn init_segment_write(&mut self, offset: u64, data: &[u8]) {

@@ -4,7 +4,7 @@
 
 use super::{op_mod, put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
-use crate::completion::{cqe_opcode, CompletionQueue, Cqe};
+use crate::completion::CompletionQueue;
 use crate::device::Device;
 use crate::ids::{Cqn, DmaAddr, Eqn, Uar};
 use crate::ifc::cqc;
@@ -18,6 +18,8 @@ const MODIFY: u16 = 0;
 const RESIZE: u16 = 1;
 /// Bits of `modify_field_select`: moderation, which the model keeps and does not apply.
 const SELECT_PERIOD_AND_COUNT: u32 = 0x3;
+/// Bits of `resize_field_select`: size, page offset and page size, all that a ring has.
+const SELECT_RING: u32 = 0x7;
 
 /// Bytes from one entry to the next: `cqe_sz` 0 is 64, 1 is 128, 2 is 64 padded to 128.
 fn stride(context: &[u8]) -> Result<u64, CmdError> {
@@ -113,19 +115,20 @@ fn modify_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
             Ok(())
         }
         RESIZE => {
+            if word(input, 0xc) != SELECT_RING {
+                return Err(CmdStatus::BadParam.into());
+            }
             let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
-            // Tells whoever copies the old entries where they end. The new buffer goes on
-            // with the same index.
-            let end = Cqe {
-                opcode: cqe_opcode::RESIZE_CQ,
-                ..Cqe::default()
-            };
-            dev.push_cqe(cqn, &end);
+            dev.resize_cq(cqn, log_size, stride, buffer)?;
             let cq = dev.cqs.queues.get_mut(&cqn).ok_or(CmdStatus::BadRes)?;
-            cq.log_size = log_size;
-            cq.stride = stride;
-            cq.buffer = buffer;
-            cqc::LOG_CQ_SIZE.set(&mut cq.context, u64::from(log_size));
+            for field in [
+                cqc::CQE_SZ,
+                cqc::LOG_CQ_SIZE,
+                cqc::LOG_PAGE_SIZE,
+                cqc::PAGE_OFFSET,
+            ] {
+                field.set(&mut cq.context, field.get(context));
+            }
             Ok(())
         }
         _ => Err(CmdStatus::BadOp.into()),

@@ -2,14 +2,23 @@
 
 //! Completion queues: ownership, arming, overrun.
 
+use std::time::Duration;
+
+use connectx::caps::CapType;
 use connectx::completion::cqe_opcode;
 use connectx::event::event_type;
+use connectx::ifc::cqc;
 use connectx::{Cqe, Cqn, DmaAddr, GuestMemory, Qpn};
 
-use crate::rig::{command, Rig};
+use crate::rig::{command, with_pas, Rig};
 
 const LOG_SIZE: u32 = 2;
 const SIZE: u64 = 1 << LOG_SIZE;
+/// MODIFY_CQ: the modifier, and the fields that a new ring needs.
+const RESIZE: u16 = 1;
+const RING: u32 = 7;
+/// Last byte of an entry that was never written.
+const INVALID: u8 = 0xf1;
 const SOLICITED_ONLY: u32 = 1 << 24;
 
 struct Queue {
@@ -48,6 +57,21 @@ impl Queue {
             ..Cqe::default()
         };
         self.rig.device.push_cqe(Cqn(self.cqn), &cqe);
+    }
+
+    /// Asks for a ring of `1 << log_size` entries; returns the status, and the ring.
+    fn resize(&mut self, log_size: u32, select: u32) -> (u8, u64) {
+        let ring = self.rig.pages(64 << log_size);
+        let mut input = with_pas(0x403, ring, 64 << log_size);
+        input[6..8].copy_from_slice(&RESIZE.to_be_bytes());
+        input[8..12].copy_from_slice(&self.cqn.to_be_bytes());
+        input[12..16].copy_from_slice(&select.to_be_bytes());
+        cqc::LOG_CQ_SIZE.set(&mut input[0x10..0x50], log_size.into());
+        for entry in 0..1 << log_size {
+            let at = DmaAddr::new(ring + entry * 64 + 63);
+            self.rig.mem.write(at, &[INVALID]).unwrap();
+        }
+        (self.rig.command(&input, 16).status(), ring)
     }
 
     fn consume(&mut self, consumer: u32) {
@@ -190,4 +214,81 @@ fn an_eq_with_cqs_cannot_be_destroyed() {
     assert_eq!(queue.rig.command(&destroy_cq, 16).status(), 0);
     assert_eq!(queue.rig.command(&destroy_cq, 16).status(), 5);
     assert_eq!(queue.rig.command(&destroy, 16).status(), 0);
+}
+
+/// What a consumer finds that does as libmlx5 does: the queue in two rings, what was not
+/// consumed before the RESIZE_CQ moved over by the consumer.
+#[test]
+fn no_completion_is_lost_or_doubled_by_a_resize() {
+    for log_size in [1, 3] {
+        let mut queue = Queue::new();
+        for counter in 0..3 {
+            queue.push(counter, false);
+        }
+        queue.consume(2);
+        queue.arm(0, 3);
+        let (status, ring) = queue.resize(log_size, RING);
+        assert_eq!(status, 0);
+        // It is not a completion: nobody is woken, and it is not counted.
+        assert_eq!(queue.events(), 0);
+        assert_eq!(queue.rig.device.counters.cqes, 3);
+        let end = queue.rig.entry(queue.ring, 3);
+        assert_eq!(end[0x3f], cqe_opcode::RESIZE_CQ << 4);
+        // The consumer moves entry 2 to place 3 of the new ring and goes on from there.
+        queue.consume(3);
+        let size = 1 << log_size;
+        for (counter, index) in (3..).zip(4..4 + 3 * size) {
+            queue.push(counter, false);
+            let entry = queue.rig.entry(ring, index % size);
+            assert_eq!(entry[0x3c..0x3e], counter.to_be_bytes());
+            assert_eq!(u64::from(entry[0x3f] & 1), index / size & 1);
+            queue.consume(u32::try_from(index).unwrap() + 1);
+        }
+        assert_eq!(queue.rig.device.counters.cq_overruns, 0);
+        let query = command(0x402, 0, 16);
+        let mut input = query;
+        input[8..12].copy_from_slice(&queue.cqn.to_be_bytes());
+        let answer = queue.rig.command(&input, 0x110);
+        let context = &answer.output[0x10..0x50];
+        assert_eq!(cqc::LOG_CQ_SIZE.get(context), u64::from(log_size));
+    }
+}
+
+#[test]
+fn a_resize_that_loses_completions_is_refused() {
+    const BAD_PARAM: u8 = 3;
+    const BAD_RES_STATE: u8 = 9;
+    const BAD_SIZE_OUTS_CQES: u8 = 0x40;
+    let mut queue = Queue::new();
+    assert_eq!(queue.resize(3, RING & !1).0, BAD_PARAM);
+    queue.push(0, false);
+    queue.push(1, false);
+    // Two entries fill the ring that is asked for, and leave no place for the next.
+    assert_eq!(queue.resize(1, RING).0, BAD_SIZE_OUTS_CQES);
+    queue.push(2, false);
+    queue.push(3, false);
+    assert_eq!(queue.resize(3, RING).0, BAD_RES_STATE);
+    // It goes on as if nothing had been asked.
+    queue.consume(4);
+    queue.push(4, false);
+    assert_eq!(queue.counter(4), Some(4));
+    assert_eq!(queue.resize(3, RING).0, 0);
+    assert_eq!(queue.rig.device.counters.cq_overruns, 0);
+    assert_eq!(queue.rig.device.journal.violation_count(), 0);
+}
+
+#[test]
+fn completions_carry_the_time_that_the_clock_shows() {
+    let mut queue = Queue::new();
+    let khz = connectx::ifc::cmd_hca_cap::DEVICE_FREQUENCY_KHZ
+        .get(queue.rig.device.hca.current().get(CapType::General));
+    for (index, millis) in [3, 5_000_000].into_iter().enumerate() {
+        queue.rig.now = Duration::from_millis(millis);
+        let high = u64::from(queue.rig.read32(0x1000));
+        let clock = high << 32 | u64::from(queue.rig.read32(0x1004));
+        assert_eq!(clock, millis * khz);
+        queue.push(0, false);
+        let entry = queue.rig.entry(queue.ring, u64::try_from(index).unwrap());
+        assert_eq!(entry[0x30..0x38], clock.to_be_bytes());
+    }
 }
