@@ -12,20 +12,13 @@ use crate::device::Device;
 use crate::mkey::xlt::OCTWORD;
 use crate::mkey::MKey;
 
-/// Octwords of the largest table: 2^20 of them translate 8 GiB by MTTs of 4 KiB.
-const MAX_OCTWORDS: u32 = 1 << 24;
-
 fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let (create, list) = CreateMkeyIn::parse_prefix(input).map_err(|_| CmdStatus::BadParam)?;
     let supported = matches!(
         create.mkc.access_mode,
         AccessMode::Pa | AccessMode::Mtt | AccessMode::Klms | AccessMode::Ksm
     );
-    if !supported
-        || create.mkey_umem_valid
-        || create.mkc.bsf_en
-        || create.mkc.translations_octword_size > MAX_OCTWORDS
-    {
+    if !supported || create.mkey_umem_valid || create.mkc.bsf_en {
         return Err(CmdStatus::BadParam.into());
     }
     let len = usize::try_from(create.translations_octword_actual_size)

@@ -2,6 +2,9 @@
 
 //! The translation table (XLT) of an MKey, and the memory it may occupy.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use firmware_cmds::Wire;
 
 use crate::guest::to_u64;
@@ -12,14 +15,18 @@ pub const OCTWORD: usize = 16;
 /// Octwords to a multiple of which the driver pads its lists.
 const PAD: u64 = 4;
 
+/// Bytes of a chunk, the unit of storage: 512 MTTs. No entry lies in two.
+const CHUNK: usize = 4096;
+
 /// The translation entries of one MKey, as the bytes that were written.
 ///
-/// Storage grows with what is written; entries never written read as zero, so an
-/// MKey with room for 2^18 MTTs costs nothing until it is used.
+/// Storage is sparse: chunks that are all zero are not kept. An MKey with room for the
+/// 2^28 MTTs of a TiB costs nothing until entries become valid, although the driver
+/// writes every one of them, as not present, when it registers the memory.
 #[derive(Clone, Debug, Default)]
 pub struct Xlt {
     octwords: u32,
-    bytes: Vec<u8>,
+    chunks: BTreeMap<u64, Box<[u8; CHUNK]>>,
 }
 
 /// What a write did to the MTTs it covered.
@@ -36,7 +43,7 @@ impl Xlt {
     pub fn new(octwords: u32) -> Self {
         Self {
             octwords,
-            bytes: Vec::new(),
+            chunks: BTreeMap::new(),
         }
     }
 
@@ -55,17 +62,36 @@ impl Xlt {
         if index >= self.capacity(T::LEN) {
             return None;
         }
-        let at = usize::try_from(index).ok()?.checked_mul(T::LEN)?;
+        let (chunk, within) = place(index * to_u64(T::LEN));
         // No entry is longer than an octword.
         let zeros = [0; OCTWORD];
-        let bytes = self.bytes.get(at..at + T::LEN).unwrap_or(&zeros);
+        let chunk = self.chunks.get(&chunk);
+        let bytes = chunk.map_or(&zeros[..], |chunk| &chunk[within..within + T::LEN]);
         T::parse(bytes).ok()
     }
 
     /// Copies the first entries into `output`, as many as both have.
     pub fn read_into(&self, output: &mut [u8]) {
-        let len = output.len().min(self.bytes.len());
-        output[..len].copy_from_slice(&self.bytes[..len]);
+        let room = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
+        let len = output.len().min(room);
+        for (chunk, at, piece) in pieces(0, len) {
+            let to = &mut output[piece];
+            match self.chunks.get(&chunk) {
+                Some(chunk) => to.copy_from_slice(&chunk[at..at + to.len()]),
+                None => to.fill(0),
+            }
+        }
+    }
+
+    /// Bytes of the table.
+    fn bytes(&self) -> u64 {
+        u64::from(self.octwords) * to_u64(OCTWORD)
+    }
+
+    /// Chunks that are kept.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
     }
 
     /// Whether a list of `len` bytes may be written from octword `offset` on.
@@ -81,26 +107,59 @@ impl Xlt {
     /// Writes `bytes` from octword `offset` on and compares MTT by MTT. What falls beyond
     /// the end is dropped: see [`Xlt::takes`].
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Changed {
-        let table = to_u64(OCTWORD) * u64::from(self.octwords);
+        let table = self.bytes();
         let at = table.min(offset.saturating_mul(to_u64(OCTWORD)));
         let room = usize::try_from(table - at).unwrap_or(usize::MAX);
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
         let bytes = &bytes[..bytes.len().min(room)];
-        if self.bytes.len() < at + bytes.len() {
-            self.bytes.resize(at + bytes.len(), 0);
-        }
-        let old = &mut self.bytes[at..at + bytes.len()];
         let mut changed = Changed::default();
-        for (old, new) in old.chunks(8).zip(bytes.chunks(8)) {
-            if new.iter().any(|&byte| byte != 0) {
-                changed.set += u64::from(old != new);
-            } else {
-                changed.cleared += u64::from(old != new);
+        for (index, at, piece) in pieces(at, bytes.len()) {
+            let new = &bytes[piece];
+            let zero = is_zero(new);
+            if zero && !self.chunks.contains_key(&index) {
+                continue;
+            }
+            let chunk = self
+                .chunks
+                .entry(index)
+                .or_insert_with(|| Box::new([0; CHUNK]));
+            let old = &mut chunk[at..at + new.len()];
+            for (old, new) in old.chunks(8).zip(new.chunks(8)) {
+                if is_zero(new) {
+                    changed.cleared += u64::from(old != new);
+                } else {
+                    changed.set += u64::from(old != new);
+                }
+            }
+            old.copy_from_slice(new);
+            if zero && is_zero(&chunk[..]) {
+                self.chunks.remove(&index);
             }
         }
-        old.copy_from_slice(bytes);
         changed
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // Without an early end, which would keep it from working on many bytes at once.
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// The chunk that holds byte `at` of a table, and where in it.
+fn place(at: u64) -> (u64, usize) {
+    let within = usize::try_from(at % to_u64(CHUNK)).unwrap_or(0);
+    (at / to_u64(CHUNK), within)
+}
+
+/// Cuts `len` bytes of a table from byte `at` on at the ends of chunks: for each piece the
+/// chunk, where in it, and which of the bytes.
+fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, usize, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let (chunk, within) = place(at + to_u64(done));
+        let piece = done..len.min(done + CHUNK - within);
+        done = piece.end;
+        (!piece.is_empty()).then_some((chunk, within, piece))
+    })
 }
 
 #[cfg(test)]
@@ -131,6 +190,45 @@ mod tests {
             }
             assert!(!xlt.takes(u64::MAX, 16));
         }
+    }
+
+    #[test]
+    fn a_table_for_a_terabyte_holds_what_is_valid() {
+        const MTTS: u64 = 1 << 28;
+        let zeros = [0; 8192];
+        let mut xlt = Xlt::new(1 << 27);
+        assert_eq!(xlt.capacity(Mtt::LEN), MTTS);
+        for offset in (0..MTTS / 2).step_by(1 << 20) {
+            assert!(xlt.takes(offset, zeros.len()));
+            assert_eq!(xlt.write(offset, &zeros), Changed::default());
+        }
+        assert_eq!(xlt.chunks(), 0);
+        // Across the end of a chunk, and at the end of the table.
+        assert_eq!(xlt.write(255, &[1; 32]).set, 4);
+        assert_eq!(xlt.write(MTTS / 2 - 1, &[1; 16]).set, 2);
+        assert_eq!(xlt.chunks(), 3);
+        for (index, set) in [
+            (509, false),
+            (510, true),
+            (513, true),
+            (514, false),
+            (MTTS - 1, true),
+        ] {
+            assert_eq!(
+                xlt.entry::<Mtt>(index).unwrap().access().read,
+                set,
+                "{index}"
+            );
+        }
+        assert_eq!(xlt.entry::<Mtt>(MTTS), None);
+        let mut head = [7; 8192];
+        xlt.read_into(&mut head);
+        let valid = 255 * OCTWORD..257 * OCTWORD;
+        assert!(head[valid.clone()].iter().all(|&byte| byte == 1));
+        assert!(is_zero(&head[..valid.start]) && is_zero(&head[valid.end..]));
+        // What was taken back is not kept.
+        assert_eq!(xlt.write(255, &[0; 32]).cleared, 4);
+        assert_eq!(xlt.chunks(), 1);
     }
 
     #[test]
