@@ -41,8 +41,12 @@ const DEVICE_CAPABILITIES: u32 = 1 << 28 | 1 << 15 | 2;
 const DEVICE_CONTROL: usize = PCIE + 8;
 const DEVICE_CONTROL_WRITABLE: u16 = 0x7fff;
 const DEVICE_CONTROL_FLR: u16 = 1 << 15;
-/// Link: x16 at 16 GT/s.
-const LINK: u16 = 16 << 4 | 4;
+/// Code of 32 GT/s, a ConnectX-7's speed, in Link Capabilities, Status and Control 2.
+const SPEED: u16 = 5;
+/// Link: x16 at 32 GT/s, what it can and what it does.
+const LINK: u16 = 16 << 4 | SPEED;
+/// Link Capabilities 2: every speed up to that, a bit each from bit 1 on.
+const SPEEDS: u32 = ((1 << SPEED) - 1) << 1;
 
 /// What a write asks of the device beyond keeping the value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,8 +93,8 @@ impl Config {
         config.put16(PCIE + 16, 0, 0x01fb);
         config.put16(PCIE + 18, LINK, 0);
         config.put16(PCIE + 40, 0, 0x041f);
-        config.put32(PCIE + 44, 0x1e, 0);
-        config.put16(PCIE + 48, 4, 0);
+        config.put32(PCIE + 44, SPEEDS, 0);
+        config.put16(PCIE + 48, SPEED, 0);
 
         config.put16(MSIX, 0x9011, 0);
         config.put16(MSIX + 2, VECTORS - 1, MSIX_CONTROL_WRITABLE);
@@ -184,6 +188,21 @@ mod tests {
             at = header >> 8 & 0xff;
         }
         assert_eq!(ids, [0x10, 0x11, 0x01]);
+    }
+
+    /// As `drivers/pci/pci.c:pcie_get_speed_cap`, `pcie_get_width_cap` and
+    /// `__pcie_print_link_status` read it.
+    #[test]
+    fn the_link_is_as_fast_as_it_can() {
+        let config = Config::new(32 << 20);
+        let [capabilities, status] = [0x4c, 0x50].map(|at| read32(&config, at));
+        let link = capabilities & 0x3ff;
+        assert_eq!(link, 16 << 4 | 5);
+        assert_eq!(status >> 16 & 0x3ff, link);
+        let speeds = read32(&config, 0x6c) >> 1 & 0x7f;
+        assert_eq!(speeds.trailing_ones(), link & 0xf);
+        assert_eq!(speeds.count_ones(), link & 0xf);
+        assert_eq!(read32(&config, 0x70) & 0xf, link & 0xf);
     }
 
     #[test]
