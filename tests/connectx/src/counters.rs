@@ -97,6 +97,8 @@ counters! {
     doorbells,
     /// Doorbells, and other writes to doorbell pages, that mean nothing.
     doorbells_refused,
+    /// Doorbells that came after a reset, from a driver that did not know of it.
+    doorbells_lost,
     /// Completion queues that overran.
     cq_overruns,
     /// Protocol violations.

@@ -113,9 +113,10 @@ impl Device {
     }
 
     /// Function-level reset: every object and register back to power-on; counters, knobs
-    /// and journal stay.
+    /// and journal stay. A driver that is bound finds out by itself, and until then its
+    /// doorbells are lost.
     pub fn reset(&mut self) {
-        self.init = InitSegment::default();
+        self.init = self.init.after_reset();
         self.commands = command::Queue::default();
         self.timers.clear();
         self.reset_objects();
@@ -151,7 +152,9 @@ impl Device {
         if offset < init_segment::SIZE {
             self.init_segment_write(offset, data);
         } else if offset < BAR0_SIZE {
-            self.uar_write(offset, data);
+            if !self.doorbell_is_lost() {
+                self.uar_write(offset, data);
+            }
         } else {
             self.violation(format_args!("write at {offset:#x}, beyond BAR 0"));
         }
@@ -184,6 +187,13 @@ impl Device {
         let at = self.now.saturating_add(Duration::from_millis(ms));
         self.timer_sequence += 1;
         self.timers.insert((at, self.timer_sequence), work);
+    }
+
+    /// Whether a doorbell comes from before a reset that the driver has not noticed.
+    pub(crate) fn doorbell_is_lost(&mut self) -> bool {
+        let lost = self.init.driver_is_stale;
+        self.counters.doorbells_lost += u64::from(lost);
+        lost
     }
 
     /// Records that the driver broke the protocol.

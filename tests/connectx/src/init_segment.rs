@@ -36,23 +36,52 @@ const FW_MINOR: u32 = 43;
 const FW_SUBMINOR: u32 = 1014;
 /// The only command interface revision the driver speaks (`mlx5_core/cmd.c`).
 const CMDIF_REV: u32 = 5;
-/// `nic_interface`, bits 10:8 of CMDQ_ADDR_L_SZ: 0 is the full driver.
+/// `nic_interface`, bits 10:8 of CMDQ_ADDR_L_SZ. The driver writes 0, the full driver,
+/// with the queue's address.
 const NIC_INTERFACE_SHIFT: u32 = 8;
+/// Value of `nic_interface` from a reset until then. A driver that was bound meanwhile
+/// sees it in its health poll, which sets the function up again
+/// (`mlx5_core/health.c:mlx5_health_check_fatal_sensors`).
+const NIC_DISABLED: u32 = 1;
 
 /// Ticks of the clock from one value of HEALTH_COUNTER to the next: a tenth of a second.
 const HEALTH_TICK: u64 = 100_000_000;
+
 /// Registers that keep a value.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InitSegment {
     queue_high: u32,
     /// Address of the command queue once the driver wrote its low half.
     pub queue: Option<DmaAddr>,
     nic_interface: u32,
+    /// The function was reset while a driver used it. Until the driver sets up a command
+    /// queue again it cannot know, and what it rings for means nothing.
+    pub(crate) driver_is_stale: bool,
     /// Registers that do not exist and were read.
     unknown_reads: BTreeSet<u64>,
 }
 
+impl Default for InitSegment {
+    fn default() -> Self {
+        Self {
+            queue_high: 0,
+            queue: None,
+            nic_interface: NIC_DISABLED,
+            driver_is_stale: false,
+            unknown_reads: BTreeSet::new(),
+        }
+    }
+}
+
 impl InitSegment {
+    /// The registers after a function-level reset.
+    pub(crate) fn after_reset(&self) -> Self {
+        Self {
+            driver_is_stale: self.driver_is_stale || self.queue.is_some(),
+            ..Self::default()
+        }
+    }
+
     /// The register at `offset`, a multiple of 4; `None` if there is none.
     fn register(&self, timer: u64, offset: u64) -> Option<u32> {
         Some(match offset {
@@ -89,6 +118,13 @@ fn low32(value: u64) -> u32 {
 }
 
 impl Device {
+    /// The free-running clock in ticks of `device_frequency_khz`: nanoseconds as the owner
+    /// of the device tells the time. Registers and CQEs show it, and `mlx5_ib` maps the
+    /// registers' page to users (`MLX5_IB_MMAP_CORE_CLOCK`).
+    pub(crate) fn timer(&self) -> u64 {
+        u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Reads registers; accesses may have any length and alignment.
     pub(crate) fn init_segment_read(&mut self, offset: u64, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
@@ -114,13 +150,6 @@ impl Device {
         })
     }
 
-    /// The free-running clock in ticks of `device_frequency_khz`: nanoseconds as the owner
-    /// of the device tells the time. Registers and CQEs show it, and `mlx5_ib` maps the
-    /// registers' page to users (`MLX5_IB_MMAP_CORE_CLOCK`).
-    pub(crate) fn timer(&self) -> u64 {
-        u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX)
-    }
-
     pub(crate) fn init_segment_write(&mut self, offset: u64, data: &[u8]) {
         let &[a, b, c, d] = data else {
             self.violation(format_args!(
@@ -138,6 +167,7 @@ impl Device {
                 let address = u64::from(self.init.queue_high) << 32 | u64::from(value & !0xfff);
                 if address != 0 {
                     self.init.queue = Some(DmaAddr::new(address));
+                    self.init.driver_is_stale = false;
                 }
             }
             CMD_DBELL => self.command_doorbell(value),

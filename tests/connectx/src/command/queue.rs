@@ -87,7 +87,9 @@ fn length(bytes: &[u8], at: usize) -> usize {
 
 impl Device {
     pub(crate) fn command_doorbell(&mut self, slots: u32) {
-        self.commands.rung |= slots;
+        if !self.doorbell_is_lost() {
+            self.commands.rung |= slots;
+        }
     }
 
     /// Executes what the driver rang for.

@@ -78,6 +78,37 @@ fn reset_forgets_objects_registers_and_delayed_commands() {
     assert_eq!(own, [1], "the device let go of the slot");
 }
 
+/// What `mlx5_core/health.c` reads to find out, and what a driver does until then.
+#[test]
+fn a_bound_driver_sees_a_reset_and_sets_the_function_up_again() {
+    const DISABLED: u32 = 1;
+    let nic_interface = |rig: &mut Rig| rig.read32(0x14) >> 8 & 7;
+    let mut rig = Rig::without_queue();
+    assert_eq!(nic_interface(&mut rig), DISABLED);
+    rig.set_queue();
+    assert_eq!(nic_interface(&mut rig), 0);
+    assert_eq!(rig.command(&command(0x104, 0, 16), 12).status(), 0);
+
+    rig.device.reset();
+    assert_eq!(nic_interface(&mut rig), DISABLED);
+    let input = command(0x107, 1, 16);
+    rig.post(Post::new(&input, 16));
+    rig.write64(17 * 4096 + 0x20, 0, 5);
+    rig.settle();
+    assert_eq!(rig.answer(0, 16), None);
+    assert_eq!(rig.device.counters.doorbells_lost, 2);
+    // Reset again before the driver came to it: the same.
+    rig.device.reset();
+    rig.write32(0x18, 1);
+    assert_eq!(rig.device.journal.violation_count(), 0);
+
+    rig.set_queue();
+    assert_eq!(nic_interface(&mut rig), 0);
+    assert_eq!(rig.command(&command(0x104, 0, 16), 12).status(), 0);
+    rig.write32(17 * 4096 + 0x20, 0);
+    assert_eq!(rig.device.journal.violation_count(), 1);
+}
+
 #[test]
 fn numbers_are_not_reused_at_once() {
     let mut rig = Rig::ready();

@@ -285,8 +285,7 @@ fn reads_of_what_is_not_there_are_noted_once_each() {
 
 #[test]
 fn doorbell_before_the_queue_has_an_address() {
-    let mut rig = Rig::ready();
-    rig.device.reset();
+    let mut rig = Rig::without_queue();
     rig.write32(0x18, 1);
     rig.settle();
     assert_eq!(rig.device.journal.violation_count(), 1);

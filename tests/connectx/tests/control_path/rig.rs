@@ -105,6 +105,13 @@ impl Rig {
 
     /// A device whose command queue has an address.
     pub(crate) fn new() -> Self {
+        let mut rig = Self::without_queue();
+        rig.set_queue();
+        rig
+    }
+
+    /// A device after power-on.
+    pub(crate) fn without_queue() -> Self {
         let mem = Arc::new(MappedMemory::anonymous(MEMORY).unwrap());
         let vectors = Vectors::default();
         let device = Device::new(
@@ -113,16 +120,19 @@ impl Rig {
             Journal::default(),
             Knobs::default(),
         );
-        let mut rig = Self {
+        Self {
             device,
             mem,
             vectors,
             now: Duration::ZERO,
             next_page: 0x10_0000,
-        };
-        rig.write32(0x10, 0);
-        rig.write32(0x14, u32::try_from(QUEUE).unwrap());
-        rig
+        }
+    }
+
+    /// Tells the device where the command queue is.
+    pub(crate) fn set_queue(&mut self) {
+        self.write32(0x10, 0);
+        self.write32(0x14, u32::try_from(QUEUE).unwrap());
     }
 
     /// A page-aligned piece of guest memory.
