@@ -92,18 +92,39 @@ alloc_dealloc!(
     |dev| dev.domains.xrcds,
     dev.domains.xrcd_numbers
 );
-alloc_dealloc!(
-    alloc_uar,
-    remove_uar,
-    Uar,
-    uar_user,
-    |dev| dev.uars.pages,
-    dev.uars.numbers
-);
+/// The page is one to which no queue is left from its last owner.
+fn alloc_uar(dev: &mut Device, _: &[u8], output: &mut [u8]) -> CmdResult {
+    let (pages, cqs, qps) = (&dev.uars.pages, &dev.cqs.queues, &dev.qps);
+    let used = |n| {
+        let uar = Uar(n);
+        pages.contains(&uar)
+            || cqs.values().any(|cq| cq.uar == uar)
+            || qps
+                .iter()
+                .any(|qp| Uar(qp.context.get(qpc::UAR_PAGE)) == uar)
+    };
+    let number = dev.uars.numbers.take(used).ok_or(CmdStatus::NoRes)?;
+    dev.uars.pages.insert(Uar(number));
+    put_word(output, 8, number);
+    Ok(())
+}
 
-fn dealloc_uar(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
-    remove_uar(dev, input, output)?;
-    dev.uars.forget_halves(Uar(word(input, 8) & 0xff_ffff));
+/// The page of EQs is in use. CQs and QPs may stay without their page, and can then not be
+/// rung: libmlx5 gives back its page when a context is closed, whatever objects the user
+/// left to the kernel, and the driver does not try again (`mlx5_ib/main.c:mlx5_ib_mmap_free`).
+fn dealloc_uar(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    let uar = Uar(word(input, 8) & 0xff_ffff);
+    if !dev.uars.pages.contains(&uar) {
+        return Err(CmdStatus::BadRes.into());
+    }
+    let mut eqs = dev.events.queues.iter();
+    if let Some((eqn, _)) = eqs.find(|(_, eq)| eq.uar == uar) {
+        dev.journal
+            .note(format_args!("UAR {uar} is still used by EQ {eqn}"));
+        return Err(CmdStatus::ResBusy.into());
+    }
+    dev.uars.pages.remove(&uar);
+    dev.uars.forget_halves(uar);
     Ok(())
 }
 
@@ -134,18 +155,6 @@ fn xrcd_user(dev: &Device, xrcd: Xrcdn) -> Option<String> {
         srqs.find(|(_, srq)| matches!(srq.kind, SrqKind::Xrc { xrcd: own, .. } if own == xrcd));
     qp.map(|qp| format!("QP {}", qp.qpn))
         .or_else(|| srq.map(|(srqn, _)| format!("SRQ {srqn}")))
-}
-
-fn uar_user(dev: &Device, uar: Uar) -> Option<String> {
-    let mut eqs = dev.events.queues.iter();
-    let mut cqs = dev.cqs.queues.iter();
-    let mut qps = dev.qps.iter();
-    let eq = eqs.find(|(_, eq)| eq.uar == uar);
-    let cq = cqs.find(|(_, cq)| cq.uar == uar);
-    let qp = qps.find(|qp| Uar(qp.context.get(qpc::UAR_PAGE)) == uar);
-    eq.map(|(eqn, _)| format!("EQ {eqn}"))
-        .or_else(|| cq.map(|(cqn, _)| format!("CQ {cqn}")))
-        .or_else(|| qp.map(|qp| format!("QP {}", qp.qpn)))
 }
 
 const fn simple(opcode: u16, name: &'static str, run: super::Handler) -> Command {

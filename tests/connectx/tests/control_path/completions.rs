@@ -223,6 +223,31 @@ fn no_completion_is_lost_or_doubled_by_a_resize() {
     for log_size in [1, 3] {
         let mut queue = Queue::new();
         for counter in 0..3 {
+/// As when a user closes the device and leaves the queue to the kernel.
+#[test]
+fn a_queue_may_outlive_its_page_and_nobody_gets_that_page_meanwhile() {
+    let mut queue = Queue::new();
+    let page = queue.rig.alloc_uar();
+    let (cqn, ..) = queue.rig.create_cq(page, queue.eqn, LOG_SIZE);
+    let mut dealloc = command(0x803, 0, 16);
+    dealloc[8..12].copy_from_slice(&page.to_be_bytes());
+    assert_eq!(queue.rig.command(&dealloc, 16).status(), 0);
+    assert_eq!(queue.rig.command(&dealloc, 16).status(), 5);
+    let alloc = command(0x802, 0, 16);
+    let mut pages: Vec<u32> = (0..8192)
+        .map(|_| queue.rig.command(&alloc, 16))
+        .take_while(|answer| answer.status() == 0)
+        .map(|answer| answer.word(8))
+        .collect();
+    assert!(!pages.contains(&page));
+    let mut destroy = command(0x401, 0, 16);
+    destroy[8..12].copy_from_slice(&cqn.to_be_bytes());
+    assert_eq!(queue.rig.command(&destroy, 16).status(), 0);
+    pages.push(queue.rig.alloc_uar());
+    assert_eq!(pages.last(), Some(&page));
+    assert_eq!(queue.rig.device.journal.violation_count(), 0);
+}
+
             queue.push(counter, false);
         }
         queue.consume(2);

@@ -530,7 +530,7 @@ fn domains_in_use_are_kept() {
         assert_eq!(rig.status(&command(0x501, qpn)), 0);
     }
     assert_eq!(rig.status(&command(0x80f, xrcd)), 0);
-    // The EQ and the CQ have their doorbells in it.
+    // The EQ has its doorbell in it.
     assert_eq!(rig.status(&command(0x803, uar)), 6);
     // The MR, and the MKey that translates nothing.
     assert_eq!(rig.status(&command(0x801, pd)), 6);
