@@ -8,6 +8,7 @@ use bitfield_struct::bitfield;
 use zerocopy::FromZeros;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::handle::{Cqn, Qpn, Srqn};
 use crate::wire::{Error, Wire};
 
 /// Bytes of an EQE that belong to the event itself.
@@ -51,9 +52,45 @@ pub struct EqeLayout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventType(pub u8);
 
-impl EventType {
+macro_rules! event_types {
+    ($($(#[$meta:meta])* $name:ident = $value:literal,)*) => {
+        impl EventType {
+            $($(#[$meta])* pub const $name: Self = Self($value);)*
+
+            /// Every kind that this crate knows, with the kernel's name without
+            /// `MLX5_EVENT_TYPE_`.
+            pub const NAMES: &'static [(Self, &'static str)] = &[
+                $((Self::$name, stringify!($name)),)*
+            ];
+        }
+    };
+}
+
+event_types! {
+    /// A completion queue that was armed has a new entry.
+    COMP = 0x00,
+    /// A send queue was drained.
+    SQ_DRAINED = 0x03,
+    /// A completion queue overran or could not be written.
+    CQ_ERROR = 0x04,
+    /// A work queue is unusable.
+    WQ_CATAS_ERROR = 0x05,
+    /// A port came up or went down.
+    PORT_CHANGE = 0x09,
+    /// Commands completed.
+    CMD = 0x0a,
+    /// The device wants pages for itself.
+    PAGE_REQUEST = 0x0b,
     /// A page fault.
-    pub const PAGE_FAULT: Self = Self(0x0c);
+    PAGE_FAULT = 0x0c,
+    /// A queue pair was sent an invalid request.
+    WQ_INVAL_REQ_ERROR = 0x10,
+    /// A queue pair was sent a request that it does not allow.
+    WQ_ACCESS_ERROR = 0x11,
+    /// The last WQE that a queue pair in error had taken from its shared receive queue is done.
+    SRQ_LAST_WQE = 0x13,
+    /// A shared receive queue fell below its limit.
+    SRQ_RQ_LIMIT = 0x14,
 }
 
 /// Event queue entry.
@@ -98,6 +135,56 @@ impl Eqe {
             signature: 0,
             owner,
         })
+    }
+
+    /// An entry whose event is all zero.
+    pub const fn empty(event_type: EventType, sub_type: u8) -> Self {
+        Self {
+            event_type,
+            sub_type,
+            data: [0; EQE_DATA_LEN],
+            signature: 0,
+            owner: false,
+        }
+    }
+
+    /// An event about a queue pair (`data.qp_srq`).
+    pub fn about_qp(event_type: EventType, qpn: Qpn) -> Self {
+        Self::empty(event_type, 0).with_word(24, qpn.get())
+    }
+
+    /// An event about a shared receive queue (`data.qp_srq`).
+    pub fn about_srq(event_type: EventType, srqn: Srqn) -> Self {
+        Self::empty(event_type, 0).with_word(24, srqn.get())
+    }
+
+    /// [`EventType::COMP`] of this queue (`data.comp`).
+    pub fn completion(cqn: Cqn) -> Self {
+        Self::empty(EventType::COMP, 0).with_word(24, cqn.get())
+    }
+
+    /// [`EventType::CQ_ERROR`] of this queue (`data.cq_err`); syndrome 1 is an overrun, 2 a queue
+    /// out of reach.
+    pub fn cq_error(cqn: Cqn, syndrome: u8) -> Self {
+        Self::empty(EventType::CQ_ERROR, 0)
+            .with_word(0, cqn.get())
+            .with_word(8, u32::from(syndrome))
+    }
+
+    /// [`EventType::CMD`] for these slots of the command queue, a bit each (`data.cmd`).
+    pub fn commands(slots: u32) -> Self {
+        Self::empty(EventType::CMD, 0).with_word(0, slots)
+    }
+
+    /// The entry's bytes.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        zerocopy::transmute!(self.encode())
+    }
+
+    /// Stores a big-endian word at byte `at` of the event, which is below 25.
+    fn with_word(mut self, at: usize, word: u32) -> Self {
+        self.data[at..at + 4].copy_from_slice(&word.to_be_bytes());
+        self
     }
 }
 

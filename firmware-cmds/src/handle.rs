@@ -115,6 +115,12 @@ macro_rules! number_traits {
             }
         }
 
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                write!(f, "{:#x}", self.0)
+            }
+        }
+
         impl core::fmt::LowerHex for $name {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 core::fmt::LowerHex::fmt(&self.0, f)
@@ -162,12 +168,6 @@ impl Mkey {
     }
 }
 
-impl core::fmt::Display for Mkey {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
 bounded! {
     /// Queue pair number.
     Qpn(u32), 24 bits of a word
@@ -179,8 +179,14 @@ impl Qpn {
 }
 
 bounded! {
-    /// Shared receive queue number.
+    /// Shared receive queue number. Receive memory pools and XRC SRQs are numbered in this space
+    /// too, as the driver keeps all of them in one table (kernel: `mlx5_ib/srq_cmd.c`).
     Srqn(u32), 24 bits of a word
+}
+
+bounded! {
+    /// Completion queue number.
+    Cqn(u32), 24 bits
 }
 
 bounded! {
@@ -212,9 +218,24 @@ bounded! {
     Pdn(u32), 24 bits of a word
 }
 
+bounded! {
+    /// Transport domain number.
+    Tdn(u32), 24 bits
+}
+
+bounded! {
+    /// XRC domain number.
+    Xrcdn(u32), 24 bits
+}
+
 full! {
     /// Event queue number.
     Eqn(u8)
+}
+
+bounded! {
+    /// User access region: index of a 4 KiB page of doorbells in BAR 0.
+    Uar(u32), 24 bits
 }
 
 bounded! {

@@ -78,8 +78,8 @@ pub mod xlt;
 pub use cmd::{CmdStatus, InHeader, Opcode, OutHeader};
 pub use eqe::{Eqe, EventType};
 pub use handle::{
-    DmaAddr, Eqn, Iova, MemoryToken, Mkey, MkeyIndex, MkeyVariant, Pdn, Qpn, Srqn, TransportToken,
-    WqNumber,
+    Cqn, DmaAddr, Eqn, Iova, MemoryToken, Mkey, MkeyIndex, MkeyVariant, Pdn, Qpn, Srqn, Tdn,
+    TransportToken, Uar, WqNumber, Xrcdn,
 };
 pub use mkc::{Access, AccessMode, LogPageSize, Mkc};
 pub use page_fault::{MemoryFault, PageFault, PageFaultError, RdmaFault, WqeFault, WqeFaultKind};

@@ -2,9 +2,11 @@
 
 //! Queue buffers: rings that the driver hands over as a list of pages.
 
+use firmware_cmds::DmaAddr;
+
 use crate::command::{CmdError, CmdStatus};
+use crate::guest::offset;
 use crate::guest::{to_u64, DmaError, GuestMemory};
-use crate::ids::{offset, DmaAddr};
 
 /// The largest queue the model accepts, in bytes: 2^22 CQEs of 128 bytes.
 const MAX_BYTES: u64 = 1 << 29;

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use firmware_cmds::{Cqn, DmaAddr, Eqe, Eqn, Qpn, Uar};
+
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_CQ;
 use crate::command::CmdStatus;
 use crate::device::Device;
-use crate::event::{event_type, Eqe};
 use crate::guest::{read_be32, DmaError, GuestMemory};
-use crate::ids::{Cqn, DmaAddr, Eqn, Numbers, Qpn, Uar};
+use crate::numbers::Numbers;
 
 /// Opcodes of CQEs, the high half of byte 0x3f.
 pub mod cqe_opcode {
@@ -113,17 +114,14 @@ impl Cqe {
             bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
         };
         word(0x20, self.user_index & 0xff_ffff);
-        word(
-            0x38,
-            u32::from(self.send_opcode) << 24 | self.qpn.0 & 0xff_ffff,
-        );
+        word(0x38, u32::from(self.send_opcode) << 24 | self.qpn.get());
         if self.is_error() {
             bytes[0x36] = self.vendor_syndrome;
             bytes[0x37] = self.syndrome;
         } else {
             let grh = u32::from(self.grh) << 28;
             let sl = u32::from(self.service_level & 0xf) << 24;
-            word(0x18, grh | sl | self.source_qpn.0 & 0xff_ffff);
+            word(0x18, grh | sl | self.source_qpn.get());
             word(0x24, self.immediate);
             word(0x2c, self.byte_count);
             bytes[0x16..0x18].copy_from_slice(&self.source_lid.to_be_bytes());
@@ -186,8 +184,8 @@ impl CompletionQueue {
             log_size,
             stride,
             overrun_ignore: false,
-            eqn: Eqn(0),
-            uar: Uar(0),
+            eqn: Eqn::new(0),
+            uar: Uar::truncate(0),
             dbr,
             buffer,
             context: [0; 64],
@@ -364,12 +362,8 @@ impl Device {
         Ok(())
     }
 
-    fn raise_cq_error(&mut self, cqn: Cqn, syndrome: u32) {
-        self.raise(
-            Eqe::new(event_type::CQ_ERROR, 0)
-                .word(0, cqn.0)
-                .word(8, syndrome),
-        );
+    fn raise_cq_error(&mut self, cqn: Cqn, syndrome: u8) {
+        self.raise(Eqe::cq_error(cqn, syndrome));
     }
 
     /// A CQ doorbell: the driver wants one event for the next entry from `consumer` on.

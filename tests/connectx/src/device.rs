@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use firmware_cmds::{Eqe, Eqn};
+
 use crate::caps::Hca;
 use crate::command;
 use crate::completion::Completions;
 use crate::counters::Counters;
-use crate::event::{Eqe, Events};
+use crate::event::Events;
 use crate::fault::Faults;
 use crate::guest::GuestMemory;
-use crate::ids::Eqn;
 use crate::init_segment::{self, InitSegment};
 use crate::journal::Journal;
 use crate::knobs::Knobs;

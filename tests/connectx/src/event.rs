@@ -4,102 +4,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use firmware_cmds::{Cqn, Eqe, Eqn, EventType, Uar, Wire};
+
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_EQ;
 use crate::device::{Device, Work};
-use crate::ids::{Cqn, Eqn, Numbers, Uar};
+use crate::guest::to_u64;
 use crate::knobs::spend;
+use crate::numbers::Numbers;
 
-/// Event types, byte 1 of an EQE (`enum mlx5_event`).
-pub mod event_type {
-    /// A CQ that was armed has a new CQE.
-    pub const COMPLETION: u8 = 0x00;
-    /// A send queue was drained.
-    pub const SQ_DRAINED: u8 = 0x03;
-    /// A CQ overran or could not be written.
-    pub const CQ_ERROR: u8 = 0x04;
-    /// A work queue is unusable.
-    pub const WQ_CATASTROPHIC: u8 = 0x05;
-    /// A port came up or went down.
-    pub const PORT_CHANGE: u8 = 0x09;
-    /// Commands completed.
-    pub const COMMAND: u8 = 0x0a;
-    /// The device wants pages.
-    pub const PAGE_REQUEST: u8 = 0x0b;
-    /// An access found no valid translation.
-    pub const PAGE_FAULT: u8 = 0x0c;
-    /// A QP made an invalid request.
-    pub const WQ_INVALID_REQUEST: u8 = 0x10;
-    /// A QP made a request without the right to.
-    pub const WQ_ACCESS_ERROR: u8 = 0x11;
-    /// The last WQE of an SRQ that belonged to a QP in error was consumed.
-    pub const SRQ_LAST_WQE: u8 = 0x13;
-    /// An SRQ fell below its limit.
-    pub const SRQ_LIMIT: u8 = 0x14;
-}
-
-/// Bytes of an EQE.
-pub const EQE_SIZE: usize = 64;
-const DATA: usize = 0x20;
-const OWNER: usize = 0x3f;
+/// Last byte of an EQE, with the owner bit.
+const OWNER: usize = Eqe::LEN - 1;
 /// Producer and consumer index have 24 bits.
 const INDEX_MASK: u32 = 0xff_ffff;
 /// Events that wait for room in a queue; what comes on top of them is lost.
 const MAX_BACKLOG: usize = 1 << 16;
-
-/// An event before it is written to a queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Eqe {
-    /// See [`event_type`].
-    pub event_type: u8,
-    /// Depends on the type.
-    pub sub_type: u8,
-    /// Bytes 0x20 to 0x3b.
-    pub data: [u8; 28],
-}
-
-impl Eqe {
-    /// An event whose data are all zero.
-    #[must_use]
-    pub fn new(event_type: u8, sub_type: u8) -> Self {
-        Self {
-            event_type,
-            sub_type,
-            data: [0; 28],
-        }
-    }
-
-    /// Stores a big-endian word at byte `at` of the data.
-    ///
-    /// # Panics
-    ///
-    /// If `at` is above 24.
-    #[must_use]
-    pub fn word(mut self, at: usize, value: u32) -> Self {
-        self.data[at..at + 4].copy_from_slice(&value.to_be_bytes());
-        self
-    }
-
-    /// An event about a QP (`data.qp_srq`).
-    #[must_use]
-    pub fn for_qp(event_type: u8, qpn: crate::ids::Qpn) -> Self {
-        Self::new(event_type, 0).word(0x18, qpn.0)
-    }
-
-    /// An event about an SRQ (`data.qp_srq`).
-    #[must_use]
-    pub fn for_srq(event_type: u8, srqn: crate::ids::Srqn) -> Self {
-        Self::new(event_type, 0).word(0x18, srqn.0)
-    }
-
-    fn encode(&self) -> [u8; EQE_SIZE] {
-        let mut bytes = [0; EQE_SIZE];
-        bytes[1] = self.event_type;
-        bytes[3] = self.sub_type;
-        bytes[DATA..DATA + 28].copy_from_slice(&self.data);
-        bytes
-    }
-}
 
 /// One event queue.
 #[derive(Clone, Debug)]
@@ -142,8 +61,9 @@ impl EventQueue {
 
     /// Whether it takes events of this type.
     #[must_use]
-    pub fn takes(&self, event_type: u8) -> bool {
-        self.mask[usize::from(event_type / 64)] >> (event_type % 64) & 1 == 1
+    pub fn takes(&self, event_type: EventType) -> bool {
+        let number = event_type.0;
+        self.mask[usize::from(number / 64)] >> (number % 64) & 1 == 1
     }
 
     /// Whether the next event fires the interrupt.
@@ -190,7 +110,7 @@ impl Default for Events {
 impl Events {
     /// The queue that takes events of this type, but for completions: a CQ names its own.
     #[must_use]
-    pub fn queue_for(&self, event_type: u8) -> Option<Eqn> {
+    pub fn queue_for(&self, event_type: EventType) -> Option<Eqn> {
         self.queues
             .iter()
             .find(|(_, eq)| eq.takes(event_type))
@@ -205,7 +125,7 @@ impl Device {
         let Some(eqn) = self.events.queue_for(eqe.event_type) else {
             self.journal.note(format_args!(
                 "event {:#04x}/{} has no queue",
-                eqe.event_type, eqe.sub_type
+                eqe.event_type.0, eqe.sub_type
             ));
             return false;
         };
@@ -215,15 +135,15 @@ impl Device {
 
     /// Reports that an armed CQ has a new entry.
     pub(crate) fn raise_completion(&mut self, eqn: Eqn, cqn: Cqn) {
-        self.push_eqe(eqn, Eqe::new(event_type::COMPLETION, 0).word(0x18, cqn.0));
+        self.push_eqe(eqn, Eqe::completion(cqn));
     }
 
     /// Writes an event to a queue, subject to the knobs.
     pub fn push_eqe(&mut self, eqn: Eqn, eqe: Eqe) {
-        let completion = eqe.event_type == event_type::COMPLETION;
+        let completion = eqe.event_type == EventType::COMP;
         let chosen = match self.knobs.eqe_type {
             0 => !completion,
-            only => u64::from(eqe.event_type) == only,
+            only => u64::from(eqe.event_type.0) == only,
         };
         if chosen {
             if spend(&mut self.knobs.eqe_drop_count) {
@@ -272,14 +192,14 @@ impl Device {
             let Some(eqe) = eq.backlog.pop_front() else {
                 break;
             };
-            let slot = u64::from(eq.producer & ((1 << eq.log_size) - 1)) * 64;
-            let owner = u8::from(eq.producer >> eq.log_size & 1 == 1);
-            let bytes = eqe.encode();
+            let slot = u64::from(eq.producer & ((1 << eq.log_size) - 1)) * to_u64(Eqe::LEN);
+            let owner = eq.producer >> eq.log_size & 1 == 1;
+            let bytes = Eqe { owner, ..eqe }.to_bytes();
             let mem = &*self.mem;
             let written = eq
                 .buffer
                 .write(mem, slot, &bytes[..OWNER])
-                .and_then(|()| mem.write_release(eq.buffer.locate(slot + 0x3f).0, owner));
+                .and_then(|()| mem.write_release(eq.buffer.locate(slot + 0x3f).0, bytes[OWNER]));
             if let Err(error) = written {
                 self.counters.violations += 1;
                 self.journal
@@ -288,7 +208,7 @@ impl Device {
             }
             self.journal.trace(format_args!(
                 "eqe eq={eqn} pi={} type={:#04x}/{} {:02x?}",
-                eq.producer, eqe.event_type, eqe.sub_type, eqe.data
+                eq.producer, eqe.event_type.0, eqe.sub_type, eqe.data
             ));
             self.counters.eqes += 1;
             eq.producer = eq.producer.wrapping_add(1) & INDEX_MASK;

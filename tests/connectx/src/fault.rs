@@ -11,13 +11,11 @@ use std::fmt;
 
 use firmware_cmds::page_fault::{DemandPages, FaultType, MEMORY_FAULT_PAGE};
 use firmware_cmds::{
-    FaultToken, MemoryFault, MemoryToken, PageFault, PageFaultResume, RdmaFault, TransportToken,
-    WqNumber, WqeFault, WqeFaultKind,
+    EventType, FaultToken, MemoryFault, MemoryToken, PageFault, PageFaultResume, Qpn, RdmaFault,
+    Srqn, TransportToken, WqeFault, WqeFaultKind,
 };
 
 use crate::device::Device;
-use crate::event::{event_type, Eqe};
-use crate::ids::{Qpn, Srqn};
 use crate::knobs::Scheme;
 use crate::mkey::{Missing, Target};
 
@@ -131,15 +129,15 @@ impl Stall {
     /// The driver makes the whole WQE present: nothing is reported as committed, and
     /// what already moved does not have to move again.
     fn wqe_fault(&self, token: Token) -> WqeFault {
-        let (kind, number) = match self.kind {
-            StallKind::SendOrWrite => (WqeFaultKind::SendOrWrite, self.qpn.0),
-            StallKind::ReadOrAtomic => (WqeFaultKind::ReadOrAtomic, self.qpn.0),
-            StallKind::SharedReceive(srqn) => (WqeFaultKind::SharedReceive, srqn.0),
-            StallKind::Receive | StallKind::Rdma => (WqeFaultKind::Receive, self.qpn.0),
+        let (kind, wq_number) = match self.kind {
+            StallKind::SendOrWrite => (WqeFaultKind::SendOrWrite, self.qpn.into()),
+            StallKind::ReadOrAtomic => (WqeFaultKind::ReadOrAtomic, self.qpn.into()),
+            StallKind::SharedReceive(srqn) => (WqeFaultKind::SharedReceive, srqn.into()),
+            StallKind::Receive | StallKind::Rdma => (WqeFaultKind::Receive, self.qpn.into()),
         };
         WqeFault {
             kind,
-            wq_number: WqNumber::truncate(number),
+            wq_number,
             wqe_index: self.wqe_index,
             bytes_committed: 0,
             packet_length: self.packet_length(),
@@ -256,7 +254,7 @@ impl Device {
     /// Records a stall and reports it; `None` if no event queue takes page faults, so
     /// that nobody would ever resume it.
     pub(crate) fn stall(&mut self, stall: Stall) -> Option<Token> {
-        self.events.queue_for(event_type::PAGE_FAULT)?;
+        self.events.queue_for(EventType::PAGE_FAULT)?;
         let scheme = self.fault_scheme();
         let token = self.faults.token();
         let fault = stall.report(scheme, token);
@@ -274,12 +272,7 @@ impl Device {
         ));
         self.faults.live.insert(token, (stall, fault.fault_token()));
         // The queue sets the owner bit when it writes the entry.
-        let eqe = fault.to_eqe(false);
-        self.raise(Eqe {
-            event_type: eqe.event_type.0,
-            sub_type: eqe.sub_type,
-            data: eqe.data,
-        });
+        self.raise(fault.to_eqe(false));
         Some(token)
     }
 

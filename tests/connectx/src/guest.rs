@@ -12,7 +12,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
-use crate::ids::DmaAddr;
+use firmware_cmds::DmaAddr;
+
+/// The address `bytes` further on; wraps like the hardware's adder.
+#[must_use]
+pub fn offset(address: DmaAddr, bytes: u64) -> DmaAddr {
+    DmaAddr::new(address.get().wrapping_add(bytes))
+}
 
 /// Why an access to guest memory failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use firmware_cmds::DmaAddr;
+
 use crate::command;
 use crate::device::Device;
-use crate::ids::DmaAddr;
 
 /// Bytes of BAR 0 before the first doorbell page.
 pub const SIZE: u64 = 0x1_0000;

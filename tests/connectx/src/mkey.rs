@@ -7,10 +7,10 @@ pub mod xlt;
 
 use std::collections::BTreeMap;
 
-use firmware_cmds::{AccessMode, Klm, Mkc, Mkey, Mtt, Wire};
+use firmware_cmds::{AccessMode, Klm, Mkc, Mkey, Mtt, Qpn, Wire};
 
 use crate::caps::LOG_MAX_MKEY;
-use crate::ids::{Numbers, Qpn};
+use crate::numbers::Numbers;
 pub use walk::{Access, Denied, Extent, Missing, Target, WalkError};
 pub use xlt::Xlt;
 
@@ -53,7 +53,7 @@ impl MKey {
     /// Whether this QP may use it; `None` for an access where that does not matter.
     pub fn belongs_to(&self, qpn: Option<Qpn>) -> bool {
         let own = self.mkc.qpn;
-        own == firmware_cmds::Qpn::ANY || qpn.is_none_or(|qpn| qpn.0 == own.get())
+        own == Qpn::ANY || qpn.is_none_or(|qpn| qpn == own)
     }
 
     fn start(&self) -> u64 {

@@ -8,10 +8,13 @@ pub mod transition;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use firmware_cmds::{Cqn, DmaAddr, Pdn, Qpn, Srqn, Xrcdn};
+
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_QP;
 use crate::fault::Token;
-use crate::ids::{offset, Cqn, DmaAddr, Numbers, Pdn, Qpn, Srqn, Xrcdn};
+use crate::guest::offset;
+use crate::numbers::Numbers;
 use crate::transport::Op;
 use crate::wqe::Receive;
 use context::{self as qpc, QpContext};
@@ -215,7 +218,7 @@ impl Qp {
         let (_, offset) = buffer_layout(&context)?;
         let kind = match context.get(qpc::RQ_TYPE) {
             0 => RecvKind::Own,
-            1 => RecvKind::Shared(Srqn(context.get(qpc::SRQN))),
+            1 => RecvKind::Shared(Srqn::truncate(context.get(qpc::SRQN))),
             _ => RecvKind::None,
         };
         let rq_size = (kind == RecvKind::Own).then(|| context.get(qpc::LOG_RQ_SIZE));
@@ -280,22 +283,22 @@ impl Qp {
     /// Protection domain that keys are compared with. UMR work of the driver has none:
     /// that QP is created in domain 0 (kernel `umr.c:mlx5r_umr_resource_init`).
     pub fn pd(&self) -> Option<Pdn> {
-        (self.st != ServiceType::RegUmr).then(|| Pdn(self.context.get(qpc::PD)))
+        (self.st != ServiceType::RegUmr).then(|| Pdn::truncate(self.context.get(qpc::PD)))
     }
 
     /// Its XRC domain, if it is of that kind: the driver writes one into every context.
     pub fn xrcd(&self) -> Option<Xrcdn> {
-        (self.st == ServiceType::Xrc).then(|| Xrcdn(self.context.get(qpc::XRCD)))
+        (self.st == ServiceType::Xrc).then(|| Xrcdn::truncate(self.context.get(qpc::XRCD)))
     }
 
     /// CQ of the send queue.
     pub fn send_cq(&self) -> Cqn {
-        Cqn(self.context.get(qpc::CQN_SND))
+        Cqn::truncate(self.context.get(qpc::CQN_SND))
     }
 
     /// CQ of the receive queue.
     pub fn recv_cq(&self) -> Cqn {
-        Cqn(self.context.get(qpc::CQN_RCV))
+        Cqn::truncate(self.context.get(qpc::CQN_RCV))
     }
 
     /// What CQEs name the QP by.
@@ -305,7 +308,7 @@ impl Qp {
 
     /// The peer's number.
     pub fn remote_qpn(&self) -> Qpn {
-        Qpn(self.context.get(qpc::REMOTE_QPN))
+        Qpn::truncate(self.context.get(qpc::REMOTE_QPN))
     }
 
     /// Path MTU in bytes.
@@ -344,8 +347,8 @@ impl Qps {
     pub fn number(&mut self) -> Option<Qpn> {
         let by_number = &self.by_number;
         self.numbers
-            .take(|n| by_number.contains_key(&Qpn(n)))
-            .map(Qpn)
+            .take(|n| by_number.contains_key(&Qpn::truncate(n)))
+            .map(Qpn::truncate)
     }
 
     /// Adds a QP under its own number.

@@ -24,10 +24,11 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
+use firmware_cmds::DmaAddr;
+
 use crate::control;
 use crate::device::{Device, Interrupts, BAR0_SIZE};
 use crate::guest::{MappedMemory, Rights};
-use crate::ids::DmaAddr;
 use crate::journal::Journal;
 use crate::knobs::Knobs;
 use crate::pci::{Config, ConfigEffect, BAR2_SIZE, CONFIG_SIZE, VECTORS};

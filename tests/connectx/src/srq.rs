@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use firmware_cmds::{Cqn, DmaAddr, Pdn, Srqn, Xrcdn};
+
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_SRQ;
 use crate::guest::{read_be32, DmaError, GuestMemory};
-use crate::ids::{Cqn, DmaAddr, Numbers, Pdn, Srqn, Xrcdn};
+use crate::numbers::Numbers;
 
 /// What is particular to one kind of SRQ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +62,7 @@ impl Srq {
     ) -> Self {
         Self {
             kind,
-            pd: Pdn(0),
+            pd: Pdn::truncate(0),
             log_size,
             log_stride,
             dbr,

@@ -22,12 +22,12 @@ mod requester;
 
 use std::time::Duration;
 
+use firmware_cmds::{Eqe, EventType, Qpn, Uar};
+
 use crate::completion::syndrome;
 use crate::device::Device;
-use crate::event::{event_type, Eqe};
 use crate::fault::{Stall, StallKind, Token};
 use crate::guest::DmaError;
-use crate::ids::{Qpn, Uar};
 use crate::qp::context as qpc;
 use crate::qp::{QpState, RecvKind, ServiceType, Wait};
 use crate::wqe::{self, Receive, Request};
@@ -91,7 +91,7 @@ pub(crate) struct PeerFailure {
     /// Syndrome of the receive WQE that the message was given.
     receive: Option<u8>,
     /// Asynchronous event.
-    event: Option<u8>,
+    event: Option<EventType>,
 }
 
 impl Device {
@@ -106,7 +106,7 @@ impl Device {
             ));
             return;
         };
-        if qp.context.get(qpc::UAR_PAGE) != uar.0 {
+        if qp.context.get(qpc::UAR_PAGE) != uar.get() {
             self.counters.doorbells_refused += 1;
             self.journal.note(format_args!(
                 "doorbell of QP {qpn} in UAR {uar}, which is not its own"
@@ -213,7 +213,7 @@ impl Device {
                 self.fail_receive(peer.qpn, syndrome);
             }
             if let Some(event) = peer.event {
-                self.raise(Eqe::for_qp(event, peer.qpn));
+                self.raise(Eqe::about_qp(event, peer.qpn));
             }
         }
         self.qp_to_error(qpn);
@@ -227,7 +227,7 @@ impl Device {
         self.violation(format_args!(
             "QP {qpn}: work queue or doorbell record: {error}"
         ));
-        self.raise(Eqe::for_qp(event_type::WQ_CATASTROPHIC, qpn));
+        self.raise(Eqe::about_qp(EventType::WQ_CATAS_ERROR, qpn));
         self.abandon(qpn);
         if let Some(qp) = self.qps.get_mut(qpn) {
             qp.state = QpState::Err;
@@ -271,7 +271,7 @@ impl Device {
             self.push_receive_error(qpn, &receive, syndrome::FLUSH);
         }
         if shared {
-            self.raise(Eqe::for_qp(event_type::SRQ_LAST_WQE, qpn));
+            self.raise(Eqe::about_qp(EventType::SRQ_LAST_WQE, qpn));
         }
         if self.flush(qpn) {
             self.qps.wake(qpn);
@@ -333,7 +333,7 @@ impl Device {
                 peer: Some(PeerFailure {
                     qpn: stall.qpn,
                     receive: None,
-                    event: Some(event_type::WQ_ACCESS_ERROR),
+                    event: Some(EventType::WQ_ACCESS_ERROR),
                 }),
             },
         };

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use firmware_cmds::{Cqn, Eqn, Qpn, Uar};
+
 use crate::device::Device;
-use crate::ids::{Cqn, Eqn, Numbers, Qpn, Uar};
+use crate::numbers::Numbers;
 
 /// Bytes of a UAR page.
 pub const UAR_SIZE: u64 = 4096;
@@ -45,14 +47,14 @@ impl Uars {
     /// Forgets the doorbells of a page that were written to half.
     pub(crate) fn forget_halves(&mut self, uar: Uar) {
         self.halves
-            .retain(|&at, _| at / UAR_SIZE != u64::from(uar.0));
+            .retain(|&at, _| at / UAR_SIZE != u64::from(uar.get()));
     }
 }
 
 impl Device {
     /// A write into the UAR part of BAR 0.
     pub(crate) fn uar_write(&mut self, offset: u64, data: &[u8]) {
-        let uar = Uar(u32::try_from(offset / UAR_SIZE).unwrap_or(u32::MAX));
+        let uar = Uar::truncate(u32::try_from(offset / UAR_SIZE).unwrap_or(u32::MAX));
         let at = offset % UAR_SIZE;
         if !self.uars.pages.contains(&uar) {
             self.violation(format_args!(
@@ -65,7 +67,7 @@ impl Device {
             (EQ_ARM | EQ_UPDATE, &[eqn, a, b, c]) => {
                 let consumer = u32::from_be_bytes([0, a, b, c]);
                 self.counters.doorbells += 1;
-                self.eq_doorbell(uar, Eqn(eqn), consumer, at == EQ_ARM);
+                self.eq_doorbell(uar, Eqn::new(eqn), consumer, at == EQ_ARM);
             }
             (_, &[a, b, c, d, e, f, g, h]) if is_doorbell64(at) => {
                 let high = u32::from_be_bytes([a, b, c, d]);
@@ -91,12 +93,12 @@ impl Device {
         self.counters.doorbells += 1;
         if at == CQ_ARM {
             let solicited = high >> 24 & 1 == 1;
-            self.cq_doorbell(uar, Cqn(low & 0xff_ffff), high & 0xff_ffff, solicited);
+            self.cq_doorbell(uar, Cqn::truncate(low), high & 0xff_ffff, solicited);
         } else {
             self.journal.trace(format_args!(
                 "doorbell uar={uar} sq {high:#010x} {low:#010x}"
             ));
-            self.ring_sq(uar, Qpn(low >> 8));
+            self.ring_sq(uar, Qpn::truncate(low >> 8));
         }
     }
 

@@ -10,12 +10,11 @@ use std::fmt;
 
 use firmware_cmds::umr::{MkeyMask, UmrWqe, UmrXlt, UMR_ALIGN};
 use firmware_cmds::wqe::{DataSeg, SendTransport, SendWqe};
-use firmware_cmds::{AccessMode, LogPageSize, Mkc};
+use firmware_cmds::{AccessMode, LogPageSize, Mkc, Qpn};
 
 use crate::completion::syndrome;
 use crate::device::Device;
 use crate::guest::to_u64;
-use crate::ids::Qpn;
 use crate::knobs::spend;
 use crate::mkey::{Access, MKey, Target, WalkError};
 use crate::qp::ServiceType;

@@ -8,10 +8,10 @@ use firmware_cmds::wqe::{
     AddressVector, AtomicSeg, CompletionMode, CtrlSeg, RaddrSeg, RecvSges, SendTransport, SendWqe,
     Sge, DS_LEN, WQEBB_LEN,
 };
-use firmware_cmds::{Mkey, Wire};
+use firmware_cmds::{DmaAddr, Mkey, Srqn, Wire};
 
+use crate::guest::offset;
 use crate::guest::{to_u64, DmaError, GuestMemory};
-use crate::ids::{offset, DmaAddr, Srqn};
 use crate::qp::{Qp, ServiceType};
 use crate::transport::mover::{total, Segment};
 
@@ -144,7 +144,7 @@ fn parse(qp: &Qp, wqebbs: u16, bytes: &[u8]) -> Option<Request> {
         index: qp.sq.ci,
         wqebbs,
         ctrl: wqe.ctrl,
-        xrc: wqe.xrc.map(|xrc| Srqn(xrc.srqn.get())),
+        xrc: wqe.xrc.map(|xrc| Srqn::truncate(xrc.srqn.get())),
         av: wqe.av,
         raddr: wqe.raddr,
         atomic: wqe.atomic,

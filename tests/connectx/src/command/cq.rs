@@ -2,11 +2,12 @@
 
 //! Commands on completion queues.
 
+use firmware_cmds::{Cqn, DmaAddr, Eqn, Uar};
+
 use super::{op_mod, put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::completion::CompletionQueue;
 use crate::device::Device;
-use crate::ids::{Cqn, DmaAddr, Eqn, Uar};
 use crate::ifc::cqc;
 
 const CONTEXT: usize = 0x10;
@@ -48,9 +49,9 @@ fn ring(context: &[u8], pas: &[u8]) -> Result<(u32, u64, QueueBuffer), CmdError>
 fn create_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let context = &input[CONTEXT..CONTEXT + CONTEXT_SIZE];
     let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
-    let uar = Uar(cqc::UAR_PAGE.get32(context));
+    let uar = Uar::truncate(cqc::UAR_PAGE.get32(context));
     let eqn = u8::try_from(cqc::C_EQN.get(context))
-        .map(Eqn)
+        .map(Eqn::new)
         .map_err(|_| CmdStatus::BadParam)?;
     if !dev.uars.pages.contains(&uar) || !dev.events.queues.contains_key(&eqn) {
         return Err(CmdStatus::BadParam.into());
@@ -69,15 +70,15 @@ fn create_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let cqn = dev
         .cqs
         .numbers
-        .take(|n| queues.contains_key(&Cqn(n)))
+        .take(|n| queues.contains_key(&Cqn::truncate(n)))
         .ok_or(CmdStatus::NoRes)?;
-    dev.cqs.queues.insert(Cqn(cqn), cq);
+    dev.cqs.queues.insert(Cqn::truncate(cqn), cq);
     put_word(output, 8, cqn);
     Ok(())
 }
 
 fn cqn(input: &[u8]) -> Cqn {
-    Cqn(word(input, 8) & 0xff_ffff)
+    Cqn::truncate(word(input, 8))
 }
 
 fn destroy_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {

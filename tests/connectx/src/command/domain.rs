@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use firmware_cmds::{Pdn, Tdn, Uar, Xrcdn};
+
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::caps::{LOG_MAX_PD, LOG_MAX_TD, LOG_MAX_XRCD};
 use crate::device::Device;
-use crate::ids::{Numbers, Pdn, Tdn, Uar, Xrcdn};
+use crate::numbers::Numbers;
 use crate::qp::context as qpc;
 use crate::srq::SrqKind;
 
@@ -44,15 +46,15 @@ macro_rules! alloc_dealloc {
         fn $alloc($dev: &mut Device, _: &[u8], output: &mut [u8]) -> CmdResult {
             let set = &$set;
             let number = $numbers
-                .take(|n| set.contains(&$handle(n)))
+                .take(|n| set.contains(&$handle::truncate(n)))
                 .ok_or(CmdStatus::NoRes)?;
-            $set.insert($handle(number));
+            $set.insert($handle::truncate(number));
             put_word(output, 8, number);
             Ok(())
         }
 
         fn $dealloc($dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
-            let number = $handle(word(input, 8) & 0xff_ffff);
+            let number = $handle::truncate(word(input, 8));
             if !$set.contains(&number) {
                 return Err(CmdStatus::BadRes.into());
             }
@@ -96,15 +98,15 @@ alloc_dealloc!(
 fn alloc_uar(dev: &mut Device, _: &[u8], output: &mut [u8]) -> CmdResult {
     let (pages, cqs, qps) = (&dev.uars.pages, &dev.cqs.queues, &dev.qps);
     let used = |n| {
-        let uar = Uar(n);
+        let uar = Uar::truncate(n);
         pages.contains(&uar)
             || cqs.values().any(|cq| cq.uar == uar)
             || qps
                 .iter()
-                .any(|qp| Uar(qp.context.get(qpc::UAR_PAGE)) == uar)
+                .any(|qp| Uar::truncate(qp.context.get(qpc::UAR_PAGE)) == uar)
     };
     let number = dev.uars.numbers.take(used).ok_or(CmdStatus::NoRes)?;
-    dev.uars.pages.insert(Uar(number));
+    dev.uars.pages.insert(Uar::truncate(number));
     put_word(output, 8, number);
     Ok(())
 }
@@ -113,7 +115,7 @@ fn alloc_uar(dev: &mut Device, _: &[u8], output: &mut [u8]) -> CmdResult {
 /// rung: libmlx5 gives back its page when a context is closed, whatever objects the user
 /// left to the kernel, and the driver does not try again (`mlx5_ib/main.c:mlx5_ib_mmap_free`).
 fn dealloc_uar(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
-    let uar = Uar(word(input, 8) & 0xff_ffff);
+    let uar = Uar::truncate(word(input, 8));
     if !dev.uars.pages.contains(&uar) {
         return Err(CmdStatus::BadRes.into());
     }
@@ -134,9 +136,9 @@ fn pd_user(dev: &Device, pd: Pdn) -> Option<String> {
     let mut qps = dev.qps.iter();
     let mut srqs = dev.srqs.queues.iter();
     let mut mkeys = dev.mkeys.iter();
-    let qp = qps.find(|qp| Pdn(qp.context.get(qpc::PD)) == pd);
+    let qp = qps.find(|qp| Pdn::truncate(qp.context.get(qpc::PD)) == pd);
     let srq = srqs.find(|(_, srq)| srq.pd == pd);
-    let mkey = mkeys.find(|(_, mkey)| !mkey.mkc.free && mkey.mkc.pd.get() == pd.0);
+    let mkey = mkeys.find(|(_, mkey)| !mkey.mkc.free && mkey.mkc.pd == pd);
     qp.map(|qp| format!("QP {}", qp.qpn))
         .or_else(|| srq.map(|(srqn, _)| format!("SRQ {srqn}")))
         .or_else(|| mkey.map(|(index, _)| format!("the MKey of index {index:#x}")))

@@ -2,12 +2,13 @@
 
 //! Commands on event queues.
 
+use firmware_cmds::{Eqe, Eqn, EventType, Uar, Wire};
+
 use super::{put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
-use crate::event::{EventQueue, EQE_SIZE};
+use crate::event::EventQueue;
 use crate::guest::to_u64;
-use crate::ids::{Eqn, Uar};
 use crate::ifc::eqc;
 use crate::pci::VECTORS;
 
@@ -20,7 +21,7 @@ const MAX_LOG_SIZE: u32 = 22;
 fn create_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let context = &input[CONTEXT..CONTEXT + 0x40];
     let log_size = eqc::LOG_EQ_SIZE.get32(context);
-    let uar = Uar(eqc::UAR_PAGE.get32(context));
+    let uar = Uar::truncate(eqc::UAR_PAGE.get32(context));
     if log_size > MAX_LOG_SIZE || !dev.uars.pages.contains(&uar) {
         return Err(CmdStatus::BadParam.into());
     }
@@ -36,37 +37,34 @@ fn create_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
         &input[PAS..],
         eqc::LOG_PAGE_SIZE.get(context),
         eqc::PAGE_OFFSET.get(context),
-        to_u64(EQE_SIZE) << log_size,
+        to_u64(Eqe::LEN) << log_size,
     )?;
     let mut mask = [0; 4];
     for (word64, bytes) in mask.iter_mut().zip(input[EVENT_BITMASK..].chunks_exact(8)) {
         *word64 = u64::from(word(bytes, 0)) << 32 | u64::from(word(bytes, 4));
     }
-    for event_type in 0..=255 {
-        let taken = mask[usize::from(event_type / 64_u8)] >> (event_type % 64) & 1 == 1;
-        if taken && event_type != 0 && dev.events.queue_for(event_type).is_some() {
-            return Err(CmdStatus::ResBusy.into());
-        }
+    let queue = EventQueue::new(log_size, uar, vector, mask, buffer);
+    let taken = |event_type| queue.takes(event_type) && dev.events.queue_for(event_type).is_some();
+    // Completions go to the queue that their CQ names.
+    if (1..=u8::MAX).any(|event_type| taken(EventType(event_type))) {
+        return Err(CmdStatus::ResBusy.into());
     }
     let queues = &dev.events.queues;
     let eqn = dev
         .events
         .numbers
-        .take(|n| u8::try_from(n).is_ok_and(|n| queues.contains_key(&Eqn(n))))
+        .take(|n| u8::try_from(n).is_ok_and(|n| queues.contains_key(&Eqn::new(n))))
         .and_then(|n| u8::try_from(n).ok())
         .ok_or(CmdStatus::NoRes)?;
-    dev.events.queues.insert(
-        Eqn(eqn),
-        EventQueue::new(log_size, uar, vector, mask, buffer),
-    );
+    dev.events.queues.insert(Eqn::new(eqn), queue);
     put_word(output, 8, u32::from(eqn));
     Ok(())
 }
 
 fn eqn(dev: &Device, input: &[u8]) -> Result<Eqn, CmdError> {
     let [_, _, _, eqn] = word(input, 8).to_be_bytes();
-    if dev.events.queues.contains_key(&Eqn(eqn)) {
-        Ok(Eqn(eqn))
+    if dev.events.queues.contains_key(&Eqn::new(eqn)) {
+        Ok(Eqn::new(eqn))
     } else {
         Err(CmdStatus::BadRes.into())
     }
@@ -93,7 +91,7 @@ fn query_eq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     const ARMED: u64 = 0x9;
     eqc::ST.set(context, if eq.armed() { ARMED } else { FIRED });
     eqc::LOG_EQ_SIZE.set(context, u64::from(eq.log_size));
-    eqc::UAR_PAGE.set(context, u64::from(eq.uar.0));
+    eqc::UAR_PAGE.set(context, u64::from(eq.uar.get()));
     eqc::INTR.set(context, u64::from(eq.vector));
     eqc::CONSUMER_COUNTER.set(context, u64::from(eq.consumer()));
     eqc::PRODUCER_COUNTER.set(context, u64::from(eq.producer()));

@@ -2,10 +2,11 @@
 
 //! QPs: creation, transitions, query, destruction.
 
+use firmware_cmds::{Cqn, Qpn, Uar};
+
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
-use crate::ids::{Cqn, Qpn, Uar};
 use crate::qp::context::{self as qpc, QpContext, QPC_LEN};
 use crate::qp::transition::{Refused, Transition};
 use crate::qp::{buffer_layout, Qp, RecvKind};
@@ -37,7 +38,7 @@ fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult 
         return Err(CmdStatus::BadRes.into());
     }
     device.qps.insert(qp);
-    put_word(output, QPN, qpn.0);
+    put_word(output, QPN, qpn.get());
     Ok(())
 }
 
@@ -57,7 +58,7 @@ fn missing_reference(device: &Device, qp: &Qp) -> Option<String> {
         missing.then(|| format!("XRCD {xrcd}"))
     });
     let send = qp.sq.log_size.and_then(|_| {
-        let uar = Uar(qp.context.get(qpc::UAR_PAGE));
+        let uar = Uar::truncate(qp.context.get(qpc::UAR_PAGE));
         let missing = !device.uars.pages.contains(&uar);
         missing
             .then(|| format!("UAR {uar}"))
@@ -127,7 +128,7 @@ fn to_reset(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
 }
 
 fn qpn(input: &[u8]) -> Qpn {
-    Qpn(word(input, QPN) & 0xff_ffff)
+    Qpn::truncate(word(input, QPN))
 }
 
 macro_rules! transitions {

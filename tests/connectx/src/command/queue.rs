@@ -2,11 +2,12 @@
 
 //! The command queue: slots, mailboxes, delivery and completion (`mlx5_core/cmd.c`).
 
+use firmware_cmds::{DmaAddr, Eqe, EventType};
+
 use super::{word, CmdStatus};
 use crate::device::{Device, Work};
-use crate::event::{event_type, Eqe};
+use crate::guest::offset;
 use crate::guest::DmaError;
-use crate::ids::{offset, DmaAddr};
 use crate::knobs::spend;
 
 /// The queue has `2^LOG_SLOTS` slots.
@@ -158,7 +159,7 @@ impl Device {
         };
         // The command that makes the EQ is still polled for, and an event for a command
         // that was polled for crashes the driver.
-        let by_event = self.events.queue_for(event_type::COMMAND).is_some();
+        let by_event = self.events.queue_for(EventType::CMD).is_some();
         let status = match self.deliver(at) {
             Ok(false) => return,
             Ok(true) => delivery::OK,
@@ -184,8 +185,8 @@ impl Device {
             self.violation(format_args!("command slot {slot}: {error}"));
             return;
         }
-        if by_event && self.events.queue_for(event_type::COMMAND).is_some() {
-            self.raise(Eqe::new(event_type::COMMAND, 0).word(0, 1 << slot));
+        if by_event && self.events.queue_for(EventType::CMD).is_some() {
+            self.raise(Eqe::commands(1 << slot));
         }
     }
 

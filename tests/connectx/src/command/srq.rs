@@ -3,10 +3,11 @@
 //! Commands on shared receive queues: RMPs, which carry basic SRQs at ISSI 1, and XRC SRQs
 //! (`mlx5_ib/srq_cmd.c`).
 
+use firmware_cmds::{Cqn, DmaAddr, Pdn, Srqn, Xrcdn};
+
 use super::{put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
-use crate::ids::{Cqn, DmaAddr, Pdn, Srqn, Xrcdn};
 use crate::ifc::{arm_xrc_srq_in, modify_rmp_in, rmpc, xrc_srqc};
 use crate::qp::RecvKind;
 use crate::srq::{Srq, SrqKind};
@@ -50,9 +51,9 @@ fn insert(dev: &mut Device, srq: Srq, output: &mut [u8]) -> CmdResult {
     let number = dev
         .srqs
         .numbers
-        .take(|n| queues.contains_key(&Srqn(n)))
+        .take(|n| queues.contains_key(&Srqn::truncate(n)))
         .ok_or(CmdStatus::NoRes)?;
-    dev.srqs.queues.insert(Srqn(number), srq);
+    dev.srqs.queues.insert(Srqn::truncate(number), srq);
     put_word(output, 8, number);
     Ok(())
 }
@@ -70,7 +71,7 @@ fn create_rmp(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     )?;
     let dbr = DmaAddr::new(rmpc::DBR_ADDR.get(context));
     let mut srq = Srq::new(SrqKind::Rmp, log_size, log_stride, dbr, buffer);
-    srq.pd = Pdn(rmpc::PD.get32(context));
+    srq.pd = Pdn::truncate(rmpc::PD.get32(context));
     srq.limit = u16::try_from(rmpc::LWM.get(context)).unwrap_or(0);
     srq.context = context.to_vec();
     insert(dev, srq, output)
@@ -90,8 +91,8 @@ fn create_xrc_srq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
     )?;
     let high = xrc_srqc::DB_RECORD_ADDR_H.get(context) << 32;
     let low = xrc_srqc::DB_RECORD_ADDR_L.get(context) << 2;
-    let xrcd = Xrcdn(xrc_srqc::XRCD.get32(context));
-    let cqn = Cqn(xrc_srqc::CQN.get32(context));
+    let xrcd = Xrcdn::truncate(xrc_srqc::XRCD.get32(context));
+    let cqn = Cqn::truncate(xrc_srqc::CQN.get32(context));
     if !dev.domains.xrcds.contains(&xrcd) || !dev.cqs.queues.contains_key(&cqn) {
         return Err(CmdStatus::BadParam.into());
     }
@@ -101,7 +102,7 @@ fn create_xrc_srq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         user_index: xrc_srqc::USER_INDEX.get32(context),
     };
     let mut srq = Srq::new(kind, log_size, log_stride, DmaAddr::new(high | low), buffer);
-    srq.pd = Pdn(xrc_srqc::PD.get32(context));
+    srq.pd = Pdn::truncate(xrc_srqc::PD.get32(context));
     srq.limit = u16::try_from(xrc_srqc::LWM.get(context)).unwrap_or(0);
     srq.context = context.to_vec();
     insert(dev, srq, output)
@@ -110,7 +111,7 @@ fn create_xrc_srq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
 fn find<'a>(dev: &'a mut Device, number: u32, xrc: bool) -> Result<&'a mut Srq, CmdError> {
     dev.srqs
         .queues
-        .get_mut(&Srqn(number & 0xff_ffff))
+        .get_mut(&Srqn::truncate(number))
         .filter(|srq| srq.is_xrc() == xrc)
         .ok_or(CmdError::new(CmdStatus::BadRes))
 }
@@ -118,13 +119,13 @@ fn find<'a>(dev: &'a mut Device, number: u32, xrc: bool) -> Result<&'a mut Srq, 
 fn destroy(dev: &mut Device, input: &[u8], xrc: bool) -> CmdResult {
     let number = word(input, 8) & 0xff_ffff;
     find(dev, number, xrc)?;
-    let shared = RecvKind::Shared(Srqn(number));
+    let shared = RecvKind::Shared(Srqn::truncate(number));
     if dev.qps.iter().any(|qp| qp.rq.kind == shared) {
         dev.journal
             .note(format_args!("SRQ {number:#x} still has QPs"));
         return Err(CmdStatus::ResBusy.into());
     }
-    dev.srqs.queues.remove(&Srqn(number));
+    dev.srqs.queues.remove(&Srqn::truncate(number));
     Ok(())
 }
 

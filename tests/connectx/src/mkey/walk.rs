@@ -5,10 +5,9 @@
 
 use std::fmt;
 
-use firmware_cmds::{AccessMode, Klm, Ksm, Mkey, Mtt, Wire};
+use firmware_cmds::{AccessMode, DmaAddr, Klm, Ksm, Mkey, Mtt, Pdn, Qpn, Wire};
 
 use super::{MKey, Mkeys, NULL_MKEY};
-use crate::ids::{DmaAddr, Pdn, Qpn};
 
 /// How deep MKeys may refer to MKeys: implicit MR, child, and one window above.
 const MAX_DEPTH: u32 = 4;
@@ -188,7 +187,7 @@ impl Walk<'_> {
         }
         let mkey = self.table.checked(key)?;
         let mode = mkey.mkc.access_mode;
-        if mode != AccessMode::Pa && self.pd.is_some_and(|pd| pd.0 != mkey.mkc.pd.get()) {
+        if mode != AccessMode::Pa && self.pd.is_some_and(|pd| pd != mkey.mkc.pd) {
             return Err(Denied::Pd.into());
         }
         if !mkey.belongs_to(self.qpn) {

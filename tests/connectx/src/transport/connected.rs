@@ -5,15 +5,13 @@
 use std::time::Duration;
 
 use firmware_cmds::wqe::{RaddrSeg, WqeOpcode};
-use firmware_cmds::Mkey;
+use firmware_cmds::{EventType, Mkey, Pdn, Qpn, Srqn};
 
 use super::mover::{total, Blocked, End, Obstacle, Segment};
 use super::{Failure, Op, Outcome, PeerFailure};
 use crate::completion::{cqe_opcode, syndrome};
 use crate::device::Device;
-use crate::event::event_type;
 use crate::fault::{Stall, StallKind};
-use crate::ids::{Pdn, Qpn, Srqn};
 use crate::mkey::{Access, Target};
 use crate::qp::context as qpc;
 use crate::qp::{Qp, RecvKind, ServiceType};
@@ -408,7 +406,7 @@ impl Device {
             StallKind::Rdma => (
                 syndrome::REMOTE_ACCESS,
                 None,
-                Some(event_type::WQ_ACCESS_ERROR),
+                Some(EventType::WQ_ACCESS_ERROR),
             ),
             _ => (syndrome::REMOTE_OP, Some(syndrome::LOCAL_PROT), None),
         };
@@ -457,7 +455,7 @@ impl Device {
             mkey.mkc.en_rinval
                 && !mkey.mkc.free
                 && mkey.mkc.variant == key.variant()
-                && pd.is_none_or(|pd| pd.0 == mkey.mkc.pd.get())
+                && pd.is_none_or(|pd| pd == mkey.mkc.pd)
                 && mkey.belongs_to(Some(path.peer))
         })
     }
@@ -496,7 +494,7 @@ fn invalid_request(path: Path) -> Outcome {
         peer: Some(PeerFailure {
             qpn: path.peer,
             receive: None,
-            event: Some(event_type::WQ_INVALID_REQUEST),
+            event: Some(EventType::WQ_INVAL_REQ_ERROR),
         }),
     })
 }

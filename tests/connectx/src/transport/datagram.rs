@@ -4,13 +4,13 @@
 //! cannot take it.
 
 use firmware_cmds::wqe::{AddressVector, BaseAv, Grh, WqeOpcode};
+use firmware_cmds::Qpn;
 
 use super::mover::{total, Blocked, End, Obstacle, Segment};
 use super::{Failure, Op, Outcome};
 use crate::completion::{cqe_opcode, syndrome, Cqe};
 use crate::device::Device;
 use crate::fault::StallKind;
-use crate::ids::Qpn;
 use crate::mkey::Access;
 use crate::qp::context as qpc;
 use crate::qp::{Qp, ServiceType};
@@ -66,7 +66,7 @@ impl Device {
         let peer = match number {
             0 => self.qps.iter().find(|qp| qp.st == ServiceType::Qp0)?,
             1 => self.qps.iter().find(|qp| qp.st == ServiceType::Qp1)?,
-            _ => self.qps.get(Qpn(number))?,
+            _ => self.qps.get(Qpn::truncate(number))?,
         };
         let [a, b, c, d, ..] = base.key.to_be_bytes();
         let named = u32::from_be_bytes([a, b, c, d]);
@@ -161,8 +161,8 @@ impl Device {
         let sender = self.qps.get(qpn).map(|qp| qp.st);
         // Management QPs are known by their virtual numbers.
         let source_qpn = match sender {
-            Some(ServiceType::Qp0) => Qpn(0),
-            Some(ServiceType::Qp1) => Qpn(1),
+            Some(ServiceType::Qp0) => Qpn::truncate(0),
+            Some(ServiceType::Qp1) => Qpn::truncate(1),
             _ => qpn,
         };
         let Some(qp) = self.qps.get_mut(peer) else {

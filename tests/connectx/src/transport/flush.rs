@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use firmware_cmds::Qpn;
+
 use crate::completion::syndrome;
 use crate::device::Device;
 use crate::guest::{DmaError, GuestMemory};
-use crate::ids::Qpn;
 use crate::qp::Qp;
 use crate::wqe::{self, Receive};
 

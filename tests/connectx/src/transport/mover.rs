@@ -9,11 +9,10 @@
 
 use std::ops::Range;
 
-use firmware_cmds::Mkey;
+use firmware_cmds::{Mkey, Pdn, Qpn};
 
 use crate::device::Device;
 use crate::guest::DmaError;
-use crate::ids::{Pdn, Qpn};
 use crate::mkey::{Access, Denied, Extent, Missing, Mkeys, Target, WalkError};
 
 /// The most bytes that move in one step.

@@ -5,12 +5,12 @@
 //! A WQE stays bound to its QP until the message is complete, however often that stalls:
 //! the driver finds it in its slot meanwhile, and a shared queue hands it to nobody else.
 
+use firmware_cmds::{Cqn, Eqe, EventType, Pdn, Qpn, Srqn};
+
 use super::Op;
 use crate::completion::{cqe_opcode, Cqe};
 use crate::device::Device;
-use crate::event::{event_type, Eqe};
 use crate::guest::DmaError;
-use crate::ids::{Cqn, Pdn, Qpn, Srqn};
 use crate::qp::RecvKind;
 use crate::srq::SrqKind;
 use crate::wqe::{self, Receive};
@@ -51,7 +51,7 @@ impl Device {
         };
         if srq.limit > 0 && srq.posted(&*self.mem)? < srq.limit {
             srq.limit = 0;
-            self.raise(Eqe::for_srq(event_type::SRQ_LIMIT, srqn));
+            self.raise(Eqe::about_srq(EventType::SRQ_RQ_LIMIT, srqn));
         }
         Ok(())
     }
@@ -148,12 +148,8 @@ impl Device {
     }
 
     pub(super) fn srq_pd(&self, srqn: Srqn) -> Option<Pdn> {
-        // No MKey belongs to a domain beyond 24 bits.
-        Some(
-            self.srqs
-                .queues
-                .get(&srqn)
-                .map_or(Pdn(u32::MAX), |srq| srq.pd),
-        )
+        // The last number is no domain's, so no MKey belongs to it.
+        let srq = self.srqs.queues.get(&srqn);
+        Some(srq.map_or(Pdn::MAX, |srq| srq.pd))
     }
 }

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use firmware_cmds::wqe::WqeOpcode;
+use firmware_cmds::Qpn;
 
 use super::{Op, Outcome};
 use crate::completion::{cqe_opcode, syndrome, Cqe};
 use crate::device::Device;
-use crate::ids::Qpn;
 use crate::qp::{Qp, ServiceType};
 use crate::wqe::{self, Fetched, Request};
 

@@ -4,7 +4,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use connectx::{DmaAddr, GuestMemory, Journal};
+use connectx::{GuestMemory, Journal};
+use firmware_cmds::DmaAddr;
 
 use crate::rig::{command, Post, Rig};
 

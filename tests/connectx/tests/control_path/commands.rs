@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectx::Journal;
+use firmware_cmds::EventType;
 use proptest::prelude::*;
 
 use crate::rig::{command, Post, Rig, MEMORY};
@@ -318,7 +319,7 @@ proptest! {
     ) {
         let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
-        rig.create_eq(uar, &[0x0c], 4, 0);
+        rig.create_eq(uar, &[EventType::PAGE_FAULT], 4, 0);
         for (opcode, op_mod, body, output_len, sparse) in commands {
             let mut input = command(opcode, op_mod, 16 + body.len());
             input[8..8 + body.len()].copy_from_slice(&body);
@@ -344,10 +345,11 @@ proptest! {
             0..16,
         ),
     ) {
-        use connectx::{GuestMemory, DmaAddr};
+        use connectx::GuestMemory;
+        use firmware_cmds::DmaAddr;
         let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
-        let (eqn, _) = rig.create_eq(uar, &[0x0a], 4, 0);
+        let (eqn, _) = rig.create_eq(uar, &[EventType::CMD], 4, 0);
         rig.create_cq(uar, eqn, 4);
         let mut entry = entry;
         entry[0] = 7;

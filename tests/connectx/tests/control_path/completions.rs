@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use connectx::caps::CapType;
 use connectx::completion::cqe_opcode;
-use connectx::event::event_type;
 use connectx::ifc::cqc;
-use connectx::{Cqe, Cqn, DmaAddr, GuestMemory, Qpn};
+use connectx::{Cqe, GuestMemory};
+use firmware_cmds::{Cqn, DmaAddr, EventType, Qpn};
 
 use crate::rig::{command, with_pas, Rig};
 
@@ -34,7 +34,7 @@ impl Queue {
     fn new() -> Self {
         let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
-        let (eqn, _) = rig.create_eq(uar, &[event_type::CQ_ERROR], 6, 1);
+        let (eqn, _) = rig.create_eq(uar, &[EventType::CQ_ERROR], 6, 1);
         let (cqn, ring, dbr) = rig.create_cq(uar, eqn, LOG_SIZE);
         Self {
             rig,
@@ -49,14 +49,14 @@ impl Queue {
     fn push(&mut self, counter: u16, solicited: bool) {
         let cqe = Cqe {
             opcode: cqe_opcode::RESP_SEND,
-            qpn: Qpn(0x77),
+            qpn: Qpn::truncate(0x77),
             user_index: 0x1234,
             byte_count: 99,
             wqe_counter: counter,
             solicited,
             ..Cqe::default()
         };
-        self.rig.device.push_cqe(Cqn(self.cqn), &cqe);
+        self.rig.device.push_cqe(Cqn::truncate(self.cqn), &cqe);
     }
 
     /// Asks for a ring of `1 << log_size` entries; returns the status, and the ring.
@@ -184,7 +184,7 @@ fn armed_for_solicited_waits_for_a_solicited_or_failed_one() {
         syndrome: 5,
         ..Cqe::default()
     };
-    queue.rig.device.push_cqe(Cqn(queue.cqn), &failed);
+    queue.rig.device.push_cqe(Cqn::truncate(queue.cqn), &failed);
     assert_eq!(queue.events(), 4);
     let entry = queue.rig.entry(queue.ring, 5 % SIZE);
     assert_eq!((entry[0x3f] >> 4, entry[0x37]), (cqe_opcode::REQ_ERR, 5));
@@ -217,7 +217,7 @@ fn a_half_is_not_kept_beyond_its_page() {
         .device
         .uars
         .pages
-        .insert(connectx::ids::Uar(other));
+        .insert(firmware_cmds::Uar::truncate(other));
     queue.rig.write32(offset + 4, queue.cqn);
     assert_eq!(queue.rig.device.counters.doorbells, 0);
     assert_eq!(queue.rig.device.counters.doorbells_refused, 1);

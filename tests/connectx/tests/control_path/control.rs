@@ -3,7 +3,8 @@
 //! The control protocol.
 
 use connectx::control::serve;
-use connectx::{DmaAddr, Scheme};
+use connectx::Scheme;
+use firmware_cmds::DmaAddr;
 use serde_json::Value;
 
 use crate::rig::{command, Rig};

@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-use connectx::event::event_type;
-use connectx::Eqe;
+use firmware_cmds::{Eqe, EventType};
 
 use crate::rig::{command, Post, Rig};
 
@@ -24,7 +23,7 @@ impl Queue {
     fn new() -> Self {
         let mut rig = Rig::ready();
         let uar = rig.alloc_uar();
-        let (eqn, ring) = rig.create_eq(uar, &[event_type::PAGE_FAULT], LOG_SIZE, VECTOR);
+        let (eqn, ring) = rig.create_eq(uar, &[EventType::PAGE_FAULT], LOG_SIZE, VECTOR);
         Self {
             rig,
             uar,
@@ -34,7 +33,7 @@ impl Queue {
     }
 
     fn raise(&mut self, tag: u32) {
-        let eqe = Eqe::new(event_type::PAGE_FAULT, 2).word(0, tag);
+        let eqe = Eqe::new(EventType::PAGE_FAULT, 2, &tag.to_be_bytes(), false).unwrap();
         assert!(self.rig.device.raise(eqe));
     }
 
@@ -56,7 +55,7 @@ impl Queue {
         if owner != (index / SIZE) & 1 {
             return None;
         }
-        assert_eq!((entry[1], entry[3]), (event_type::PAGE_FAULT, 2));
+        assert_eq!((entry[1], entry[3]), (EventType::PAGE_FAULT.0, 2));
         Some(u32::from_be_bytes(entry[0x20..0x24].try_into().unwrap()))
     }
 }
@@ -139,7 +138,10 @@ fn a_queue_that_nobody_empties_keeps_a_bounded_number_back() {
 #[test]
 fn events_without_a_queue_are_lost() {
     let mut queue = Queue::new();
-    assert!(!queue.rig.device.raise(Eqe::new(event_type::PORT_CHANGE, 1)));
+    assert!(!queue
+        .rig
+        .device
+        .raise(Eqe::empty(EventType::PORT_CHANGE, 1)));
 }
 
 #[test]
@@ -176,7 +178,7 @@ fn a_second_queue_for_a_type_is_refused() {
     let context = &mut input[0x10..0x50];
     connectx::ifc::eqc::LOG_EQ_SIZE.set(context, 3);
     connectx::ifc::eqc::UAR_PAGE.set(context, queue.uar.into());
-    input[0x58..0x60].copy_from_slice(&(1_u64 << event_type::PAGE_FAULT).to_be_bytes());
+    input[0x58..0x60].copy_from_slice(&(1_u64 << EventType::PAGE_FAULT.0).to_be_bytes());
     assert_eq!(queue.rig.command(&input, 16).status(), 6);
 }
 
@@ -213,7 +215,7 @@ fn doorbells_must_name_a_queue_of_their_page() {
 fn commands_complete_by_event_once_there_is_a_queue() {
     let mut rig = Rig::ready();
     let uar = rig.alloc_uar();
-    let (eqn, ring) = rig.create_eq(uar, &[event_type::COMMAND], LOG_SIZE, 0);
+    let (eqn, ring) = rig.create_eq(uar, &[EventType::CMD], LOG_SIZE, 0);
     rig.write32(u64::from(uar) * 4096 + 0x40, eqn << 24);
     // The driver polled for CREATE_EQ: no event for it.
     assert!(rig.vectors.take().is_empty());
@@ -225,7 +227,7 @@ fn commands_complete_by_event_once_there_is_a_queue() {
     rig.settle();
     assert_eq!(rig.vectors.take(), [0]);
     let entry = rig.entry(ring, 0);
-    assert_eq!(entry[1], event_type::COMMAND);
+    assert_eq!(entry[1], EventType::CMD.0);
     assert_eq!(entry[0x20..0x24], (1_u32 << 9).to_be_bytes());
     // Destroyed by a command that the driver polls for.
     let mut destroy = command(0x302, 0, 16);
@@ -237,7 +239,7 @@ fn commands_complete_by_event_once_there_is_a_queue() {
 #[test]
 fn knobs_delay_and_drop_events_of_one_type() {
     let mut queue = Queue::new();
-    queue.rig.device.knobs.eqe_type = u64::from(event_type::PAGE_FAULT);
+    queue.rig.device.knobs.eqe_type = u64::from(EventType::PAGE_FAULT.0);
     queue.rig.device.knobs.eqe_drop_count = 1;
     queue.raise(0);
     queue.rig.device.knobs.eqe_delay_ms = 3;
@@ -254,7 +256,7 @@ fn an_unmapped_ring_is_a_violation() {
     queue
         .rig
         .mem
-        .unmap(connectx::DmaAddr::new(queue.ring), 4096);
+        .unmap(firmware_cmds::DmaAddr::new(queue.ring), 4096);
     queue.raise(0);
     let expected = format!(
         "EQ 0x1: cannot write an entry: IOVA {:#x} is not mapped",

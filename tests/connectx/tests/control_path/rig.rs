@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectx::ifc::{cqc, eqc, Field};
-use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
+use firmware_cmds::{DmaAddr, EventType};
 
 /// Memory of the guest.
 pub(crate) const MEMORY: usize = 4 << 20;
@@ -260,7 +261,7 @@ impl Rig {
     pub(crate) fn create_eq(
         &mut self,
         uar: u32,
-        types: &[u8],
+        types: &[EventType],
         log_size: u32,
         vector: u64,
     ) -> (u32, u64) {
@@ -270,7 +271,7 @@ impl Rig {
         eqc::LOG_EQ_SIZE.set(context, log_size.into());
         eqc::UAR_PAGE.set(context, uar.into());
         eqc::INTR.set(context, vector);
-        for &event_type in types {
+        for &EventType(event_type) in types {
             let word = 0x58 + 8 * usize::from(event_type / 64);
             Field::new(63 - usize::from(event_type % 64), 1).set(&mut input[word..word + 8], 1);
         }

@@ -482,7 +482,7 @@ fn access_through_a_translation_that_was_taken_back_is_a_violation() {
     // The IOMMU took the page away and the driver left the MTT.
     t.rig
         .mem
-        .unmap(connectx::DmaAddr::new(t.dst.iova + 0x3000), 4096);
+        .unmap(firmware_cmds::DmaAddr::new(t.dst.iova + 0x3000), 4096);
     post_rdma(&mut t, WqeOpcode::RDMA_WRITE);
     assert_eq!(kinds(&t.rig.run()), [(0xd, 0x13)]);
     let violations = t.rig.violations();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use connectx::guest::Rights;
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::{DmaAddr, Scheme};
+use connectx::Scheme;
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::{MttAccess, Qpn, Wire};
+use firmware_cmds::{DmaAddr, MttAccess, Qpn, Wire};
 
 use crate::rig::{atomic, data, inline, raddr, Completion, Rig, TestMr, TestQp, LOG_SQ};
 
@@ -524,7 +524,7 @@ fn domains_in_use_are_kept() {
     assert_eq!(rig.status(&command(0x801, pd)), 6);
     assert_eq!(rig.status(&command(0x803, uar)), 6);
     assert_eq!(rig.status(&command(0x80f, xrcd)), 6);
-    let qpns: Vec<u32> = rig.device.qps.iter().map(|qp| qp.qpn.0).collect();
+    let qpns: Vec<u32> = rig.device.qps.iter().map(|qp| qp.qpn.get()).collect();
     assert!(qpns.contains(&qp.qpn));
     for qpn in qpns {
         assert_eq!(rig.status(&command(0x501, qpn)), 0);

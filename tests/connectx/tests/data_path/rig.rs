@@ -9,15 +9,15 @@ use connectx::caps::CapType;
 use connectx::ifc::{cqc, eqc, odp_cap, Field};
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedMemory, Scheme};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, MappedMemory, Scheme};
 use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
 use firmware_cmds::wqe::{
     AtomicSeg, ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, RaddrSeg, WqeOpcode,
 };
 use firmware_cmds::{
-    Access, AccessMode, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault, Pdn, Qpn,
-    Wire,
+    Access, AccessMode, DmaAddr, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault,
+    Pdn, Qpn, Wire,
 };
 
 /// Guest memory of a rig.

@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use std::fs::File;
 
 use connectx::guest::Rights;
-use connectx::{DmaAddr, GuestMemory, Scheme};
+use connectx::{GuestMemory, Scheme};
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::{AccessMode, Mkc, Mkey, Mtt, MttAccess, PageFault};
+use firmware_cmds::{AccessMode, DmaAddr, Mkc, Mkey, Mtt, MttAccess, PageFault};
 
 use crate::rig::{data, mtt, raddr, Rig, TestQp};
 

@@ -59,8 +59,8 @@ fn resolve_as(
         va,
         len,
         access,
-        pd: Some(connectx::ids::Pdn(PD)),
-        qpn: Some(connectx::Qpn(QPN)),
+        pd: Some(firmware_cmds::Pdn::truncate(PD)),
+        qpn: Some(firmware_cmds::Qpn::truncate(QPN)),
     };
     let mut extents: Vec<Extent> = Vec::new();
     mkeys.resolve(&target, u64::MAX, &mut extents)?;

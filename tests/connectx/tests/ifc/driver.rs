@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectx::{Device, DmaAddr, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
+use firmware_cmds::DmaAddr;
 use ifc_oracle::{Field, Layout, Oracle};
 
 const MEMORY: usize = 4 << 20;

@@ -5,7 +5,7 @@
 use connectx::caps::CapType;
 use connectx::command;
 use connectx::completion::{cqe_opcode, syndrome};
-use connectx::event::{event_type, EQE_SIZE};
+use firmware_cmds::{Eqe, EventType, Wire};
 use ifc_oracle::{require_or_skip, Oracle};
 
 use crate::driver::{struct_of, Driver};
@@ -46,23 +46,14 @@ fn event_types() {
     let Some(oracle) = require_or_skip("event_types") else {
         return;
     };
-    let ours = [
-        ("COMP", event_type::COMPLETION),
-        ("SQ_DRAINED", event_type::SQ_DRAINED),
-        ("CQ_ERROR", event_type::CQ_ERROR),
-        ("WQ_CATAS_ERROR", event_type::WQ_CATASTROPHIC),
-        ("PORT_CHANGE", event_type::PORT_CHANGE),
-        ("CMD", event_type::COMMAND),
-        ("PAGE_REQUEST", event_type::PAGE_REQUEST),
-        ("PAGE_FAULT", event_type::PAGE_FAULT),
-        ("WQ_INVAL_REQ_ERROR", event_type::WQ_INVALID_REQUEST),
-        ("WQ_ACCESS_ERROR", event_type::WQ_ACCESS_ERROR),
-        ("SRQ_LAST_WQE", event_type::SRQ_LAST_WQE),
-        ("SRQ_RQ_LIMIT", event_type::SRQ_LIMIT),
-    ];
-    compare(&oracle, "MLX5_EVENT_TYPE_", ours);
+    let ours = EventType::NAMES.iter();
+    compare(
+        &oracle,
+        "MLX5_EVENT_TYPE_",
+        ours.map(|&(number, name)| (name, number.0)),
+    );
     let bits = oracle.layout("mlx5_eqe").map(|layout| layout.bits);
-    assert_eq!(bits, Ok(8 * EQE_SIZE as u64));
+    assert_eq!(bits, Ok(8 * Eqe::LEN as u64));
 }
 
 #[test]

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use connectx::completion::cqe_opcode;
-use connectx::{Cqe, Cqn, Eqe, Qpn, Srqn};
+use connectx::Cqe;
+use firmware_cmds::{Cqn, Eqe, EventType, Qpn, Srqn};
 
 use crate::driver::{Driver, Image};
 
@@ -81,17 +82,17 @@ fn cqes() {
     let uar = driver.alloc_uar();
     let (eqn, _) = driver.create_eq(uar, &[]);
     let (cqn, ring) = driver.create_cq(uar, eqn, 1);
-    let cqn = Cqn(u32::try_from(cqn).unwrap());
+    let cqn = Cqn::truncate(u32::try_from(cqn).unwrap());
     let good = Cqe {
         opcode: cqe_opcode::RESP_SEND_IMM,
         send_opcode: 0xa,
-        qpn: Qpn(0x12_3456),
+        qpn: Qpn::truncate(0x12_3456),
         user_index: 0x65_4321,
         immediate: 0x0102_0304,
         byte_count: 0x0a0b_0c0d,
         wqe_counter: 0x4711,
         source_lid: 0xbeef,
-        source_qpn: Qpn(0xab_cdef),
+        source_qpn: Qpn::truncate(0xab_cdef),
         service_level: 9,
         grh: true,
         ..Cqe::default()
@@ -170,7 +171,7 @@ fn eqes() {
     let arm = (driver.constant("MLX5_CQ_DB_REQ_NOT") << 32 | cqn).to_be_bytes();
     let at = uar * 4096 + doorbell;
     driver.device.mmio_write(driver.now, at, &arm);
-    let number = Cqn(u32::try_from(cqn).unwrap());
+    let number = Cqn::truncate(u32::try_from(cqn).unwrap());
     driver.device.push_cqe(number, &Cqe::default());
     assert_eq!(next(&driver, comp).get("data.comp.cqn"), cqn);
 
@@ -180,16 +181,18 @@ fn eqes() {
     assert_eq!(image.get("data.cq_err.cqn"), cqn);
     assert_eq!(image.get("data.cq_err.syndrome"), 1);
 
-    let event_type = u8::try_from(access).unwrap();
-    driver.device.raise(Eqe::for_qp(event_type, Qpn(0x12_3456)));
-    let image = next(&driver, access);
-    assert_eq!(image.get("data.qp_srq.qp_srq_n"), 0x12_3456);
-    driver.device.raise(Eqe::new(event_type, 7));
-    assert_eq!(next(&driver, access).get("sub_type"), 7);
-    let event_type = u8::try_from(limit).unwrap();
+    let event_type = EventType(u8::try_from(access).unwrap());
     driver
         .device
-        .raise(Eqe::for_srq(event_type, Srqn(0x65_4321)));
+        .raise(Eqe::about_qp(event_type, Qpn::truncate(0x12_3456)));
+    let image = next(&driver, access);
+    assert_eq!(image.get("data.qp_srq.qp_srq_n"), 0x12_3456);
+    driver.device.raise(Eqe::empty(event_type, 7));
+    assert_eq!(next(&driver, access).get("sub_type"), 7);
+    let event_type = EventType(u8::try_from(limit).unwrap());
+    driver
+        .device
+        .raise(Eqe::about_srq(event_type, Srqn::truncate(0x65_4321)));
     let image = next(&driver, limit);
     assert_eq!(image.get("data.qp_srq.qp_srq_n"), 0x65_4321);
 }

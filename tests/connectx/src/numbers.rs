@@ -1,64 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Handles: the numbers by which driver and device name objects and addresses.
-
-use std::fmt;
-
-pub use firmware_cmds::DmaAddr;
-
-/// The address `bytes` further on; wraps like the hardware's adder.
-#[must_use]
-pub fn offset(address: DmaAddr, bytes: u64) -> DmaAddr {
-    DmaAddr::new(address.get().wrapping_add(bytes))
-}
-
-macro_rules! handle {
-    ($(#[$doc:meta])* $name:ident($repr:ty)) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-        pub struct $name(pub $repr);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:#x}", self.0)
-            }
-        }
-    };
-}
-
-handle! {
-    /// Event queue number, 8 bits.
-    Eqn(u8)
-}
-handle! {
-    /// Completion queue number, 24 bits.
-    Cqn(u32)
-}
-handle! {
-    /// Queue pair number, 24 bits.
-    Qpn(u32)
-}
-handle! {
-    /// Shared receive queue number, 24 bits. RMPs and XRC SRQs share this space, as the
-    /// driver keeps both in one table (`mlx5_ib/srq_cmd.c`).
-    Srqn(u32)
-}
-handle! {
-    /// Protection domain number, 24 bits.
-    Pdn(u32)
-}
-handle! {
-    /// XRC domain number, 24 bits.
-    Xrcdn(u32)
-}
-handle! {
-    /// Transport domain number, 24 bits.
-    Tdn(u32)
-}
-handle! {
-    /// Index of a 4 KiB page of doorbells in BAR 0, 24 bits.
-    Uar(u32)
-}
+//! Numbers for new objects.
 
 /// Hands out numbers of one kind, in a rotation: a number that was freed comes back as
 /// late as possible, so that a stale one is noticed rather than taken for its successor.
