@@ -140,7 +140,7 @@ impl QueueBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::MappedMemory;
+    use crate::guest::Ram;
 
     fn pas(pages: &[u64]) -> Vec<u8> {
         pages.iter().flat_map(|page| page.to_be_bytes()).collect()
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn scattered_pages_and_offset() {
-        let mem = MappedMemory::anonymous(0x8000).unwrap();
+        let mem = Ram::new(0x8000);
         let buffer = QueueBuffer::new(&pas(&[0x5000, 0x2000]), 0, 63, 128).unwrap();
         buffer.write(&mem, 60, &[7; 8]).unwrap();
         let mut bytes = [0; 4];

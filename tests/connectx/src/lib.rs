@@ -5,8 +5,9 @@
 //! [`Device`] is the adapter: a state machine without threads, clocks or I/O. Whoever
 //! owns it forwards accesses to BAR 0 ([`Device::mmio_read`], [`Device::mmio_write`])
 //! and lets it work ([`Device::step`]); it reaches the guest's memory through
-//! [`GuestMemory`] and its interrupts through [`Interrupts`]. [`server`] is one such
-//! owner: a vfio-user server that QEMU attaches to.
+//! [`GuestMemory`] and its interrupts through [`Interrupts`]. The program `connectx` is
+//! one such owner: a vfio-user server that QEMU attaches to. A test is another, with
+//! [`Ram`] for memory.
 //!
 //! What is modelled is what Linux's `mlx5_core`, `mlx5_ib` and rdma-core's libmlx5 ask
 //! of an InfiniBand ConnectX-7 function with On-Demand Paging. Anything else they could
@@ -32,7 +33,6 @@ pub mod mkey;
 pub mod numbers;
 pub mod pci;
 pub mod qp;
-pub mod server;
 pub mod srq;
 pub mod transport;
 pub mod uar;
@@ -43,6 +43,6 @@ pub use command::{CmdError, CmdStatus};
 pub use completion::Cqe;
 pub use counters::Counters;
 pub use device::{Device, Interrupts};
-pub use guest::{DmaError, GuestMemory, MappedMemory};
+pub use guest::{DmaError, GuestMemory, Ram};
 pub use journal::Journal;
 pub use knobs::{Knobs, Scheme};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The vfio-user server, driven by a client in QEMU's place.
+//! The program, end to end: vfio-user with a client in QEMU's place, the control socket,
+//! the command line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,15 +9,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use connectx::ifc::{cqc, eqc};
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::server::{Connectx, Outcome};
-use connectx::{Journal, Knobs};
 use firmware_cmds::mkey::CreateMkeyIn;
 use firmware_cmds::{Access, AccessMode, LogPageSize, Mkc, Pdn, Wire};
 use vfio_bindings::bindings::vfio::{
@@ -45,6 +44,10 @@ impl Scratch {
         Self(path)
     }
 
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -56,31 +59,82 @@ impl Drop for Scratch {
     }
 }
 
-/// A client with memory, and the server it talks to.
+/// How the program ended: its exit status and what it said.
+type Ended = (Option<i32>, String);
+
+const CLOSED: Option<i32> = Some(0);
+const VIOLATION: Option<i32> = Some(3);
+
+/// The program under way; it ends with the test.
+struct Program(Child);
+
+impl Program {
+    /// Starts it with its messages in `scratch`.
+    fn start(scratch: &Scratch, socket: &str, args: &[&str]) -> Self {
+        let said = File::create(scratch.path("stderr")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_connectx"))
+            .args(["--socket".as_ref(), scratch.path(socket).as_os_str()])
+            .args(["--control".as_ref(), scratch.path("control").as_os_str()])
+            .args(["--log".as_ref(), scratch.path("log").as_os_str()])
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn wait(&mut self, scratch: &Scratch) -> Ended {
+        let status = patiently("the run ends", || self.0.try_wait().unwrap());
+        (status.code(), scratch.read("stderr"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Both fail if it ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Tries until `f` has an answer.
+fn patiently<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = f() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A client with memory, and the program it talks to.
 struct Guest {
     client: Client,
     memory: File,
-    ended: mpsc::Receiver<Result<Outcome, String>>,
+    program: Program,
     scratch: Scratch,
 }
 
 impl Guest {
-    fn start(name: &str, strict: bool) -> Self {
+    fn start(name: &str, args: &[&str]) -> Self {
         let scratch = Scratch::new(name);
+        let mut program = Program::start(&scratch, "vfio", args);
         let socket = scratch.path("vfio");
-        let connectx = Connectx::listen(&socket, Journal::default(), Knobs::default(), strict)
-            .expect("the socket is new");
-        connectx.control(&scratch.path("control")).unwrap();
-        let (sender, ended) = mpsc::channel();
-        thread::spawn(move || sender.send(connectx.run(|_| {})));
+        let mut client = patiently("the program listens", || {
+            let ended = program.0.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", scratch.read("stderr"));
+            Client::new(&socket).ok()
+        });
         let memory = tempfile::tempfile().unwrap();
         memory.set_len(MEMORY).unwrap();
-        let mut client = Client::new(&socket).unwrap();
         client.dma_map(0, IOVA, MEMORY, memory.as_raw_fd()).unwrap();
         let mut guest = Self {
             client,
             memory,
-            ended,
+            program,
             scratch,
         };
         guest.write32(0x10, 0);
@@ -123,16 +177,11 @@ impl Guest {
     /// Executes a command and returns word 8 of its output.
     fn command(&mut self, input: &[u8]) -> u32 {
         self.post(input);
-        let start = Instant::now();
         let mut entry = [0; 64];
-        loop {
+        patiently("the command completes", || {
             self.memory.read_exact_at(&mut entry, QUEUE).unwrap();
-            if entry[63] & 1 == 0 {
-                break;
-            }
-            assert!(start.elapsed() < PATIENCE, "the command never completed");
-            thread::yield_now();
-        }
+            (entry[63] & 1 == 0).then_some(())
+        });
         assert_eq!((entry[63], entry[32]), (0, 0));
         u32::from_be_bytes(entry[40..44].try_into().unwrap())
     }
@@ -165,10 +214,20 @@ impl Guest {
         ours
     }
 
-    fn end(self) -> Result<Outcome, String> {
-        self.client.shutdown().unwrap();
-        self.ended.recv_timeout(PATIENCE).expect("the run ends")
+    /// How the program ends by itself.
+    fn ended(&mut self) -> Ended {
+        self.program.wait(&self.scratch)
     }
+
+    fn end(mut self) {
+        self.client.shutdown().unwrap();
+        assert_eq!(self.ended(), (CLOSED, String::new()));
+    }
+}
+
+fn violation(line: &str) -> Ended {
+    let said = format!("connectx: protocol violation: {line}\n");
+    (VIOLATION, said)
 }
 
 fn command(opcode: u16, len: usize) -> Vec<u8> {
@@ -184,7 +243,7 @@ fn fired(listener: &mut UnixStream) -> bool {
 
 #[test]
 fn commands_events_and_vectors_that_come_one_by_one() {
-    let mut guest = Guest::start("events", true);
+    let mut guest = Guest::start("events", &["--strict"]);
     let msix = guest.client.get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX).unwrap();
     assert_eq!(msix.flags & VFIO_IRQ_INFO_NORESIZE, 0);
     assert_eq!(guest.read32(4) >> 16, 5);
@@ -204,20 +263,18 @@ fn commands_events_and_vectors_that_come_one_by_one() {
         .set_read_timeout(Some(Duration::from_millis(1)))
         .unwrap();
     assert!(!fired(&mut first));
-    assert_eq!(guest.end(), Ok(Outcome::Disconnected));
+    guest.end();
 }
 
 #[test]
 fn access_after_unmap_ends_a_strict_run() {
-    let mut guest = Guest::start("unmap", true);
+    let mut guest = Guest::start("unmap", &["--strict"]);
     guest.command(&command(0x800, 16));
     guest.client.dma_unmap(IOVA, MEMORY).unwrap();
     guest.write32(0x18, 1);
     assert_eq!(
-        guest.ended.recv_timeout(PATIENCE).unwrap(),
-        Ok(Outcome::Violation(
-            "command slot 0: IOVA 0x70001000 is not mapped".to_owned()
-        ))
+        guest.ended(),
+        violation("command slot 0: IOVA 0x70001000 is not mapped")
     );
 }
 
@@ -229,7 +286,7 @@ fn access_through_a_stale_translation_ends_a_strict_run() {
     const RECORDS: u64 = 0x1_1000;
     const SQ: u64 = 0x1_2000;
     const TARGET: u64 = 0x1_3000;
-    let mut guest = Guest::start("stale", true);
+    let mut guest = Guest::start("stale", &["--strict"]);
     let pd = guest.command(&command(0x800, 16));
     let uar = guest.command(&command(0x802, 16));
     let eqn = guest.create_eq(uar, 0);
@@ -302,18 +359,17 @@ fn access_through_a_stale_translation_ends_a_strict_run() {
         .client
         .region_write(VFIO_PCI_BAR0_REGION_INDEX, at, &doorbell)
         .unwrap();
-    assert_eq!(
-        guest.ended.recv_timeout(PATIENCE).unwrap(),
-        Ok(Outcome::Violation(format!(
-            "access through a translation that was taken back: QP {qpn:#x} MKey {rkey:#x} \
-             va 0x0 iova 0x70013000 (IOVA 0x70013000 is not mapped)"
-        )))
+    let line = format!(
+        "access through a translation that was taken back: QP {qpn:#x} MKey {rkey:#x} \
+         va 0x0 iova 0x70013000 (IOVA 0x70013000 is not mapped)"
     );
+    assert_eq!(guest.ended(), violation(&line));
+    assert!(guest.scratch.read("log").contains(&line));
 }
 
 #[test]
 fn memory_in_pages_of_one_file() {
-    let mut guest = Guest::start("pages", true);
+    let mut guest = Guest::start("pages", &["--strict"]);
     guest.client.dma_unmap(IOVA, MEMORY).unwrap();
     // As an IOMMU does it: scattered pages, in another order than in memory.
     for (page, iova) in [
@@ -328,12 +384,12 @@ fn memory_in_pages_of_one_file() {
     }
     guest.write32(0x14, 0x9000_0000);
     assert_ne!(guest.command(&command(0x800, 16)), 0);
-    assert_eq!(guest.end(), Ok(Outcome::Disconnected));
+    guest.end();
 }
 
 #[test]
 fn function_level_reset_drops_everything() {
-    let mut guest = Guest::start("flr", false);
+    let mut guest = Guest::start("flr", &[]);
     guest.command(&command(0x800, 16));
     let control = guest.control(r#"{"cmd":"objects"}"#);
     assert!(control.contains(r#""pd":1"#), "{control}");
@@ -349,7 +405,7 @@ fn function_level_reset_drops_everything() {
     assert!(control.contains(r#""pd":0"#), "{control}");
     // And the other way to reset.
     guest.client.reset().unwrap();
-    assert_eq!(guest.end(), Ok(Outcome::Disconnected));
+    guest.end();
 }
 
 impl Guest {
@@ -369,12 +425,11 @@ fn ask(path: &Path, line: &str) -> String {
 #[test]
 fn a_socket_that_exists_is_refused() {
     let scratch = Scratch::new("exists");
-    let socket = scratch.path("vfio");
-    File::create(&socket).unwrap();
-    let error = Connectx::listen(&socket, Journal::default(), Knobs::default(), false)
-        .err()
-        .expect("refused");
-    assert!(error.contains("exists"), "{error}");
-    let nowhere = scratch.path("no/such/directory");
-    assert!(Connectx::listen(&nowhere, Journal::default(), Knobs::default(), false).is_err());
+    File::create(scratch.path("vfio")).unwrap();
+    let (status, said) = Program::start(&scratch, "vfio", &[]).wait(&scratch);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("exists"), "{said}");
+    let nowhere = Program::start(&scratch, "no/such/directory", &[]).wait(&scratch);
+    assert_eq!(nowhere.0, Some(1));
+    assert!(nowhere.1.contains("cannot listen"), "{nowhere:?}");
 }

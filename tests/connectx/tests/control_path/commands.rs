@@ -358,7 +358,7 @@ proptest! {
             entry[56..58].fill(0);
             for at in [8, 48] {
                 let chain = u64::from_be_bytes(entry[at..at + 8].try_into().unwrap());
-                let inside = (chain % u64::try_from(MEMORY).unwrap()) & !0x3ff;
+                let inside = (chain % MEMORY) & !0x3ff;
                 entry[at..at + 8].copy_from_slice(&inside.to_be_bytes());
             }
         }

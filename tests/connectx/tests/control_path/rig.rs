@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectx::ifc::{cqc, eqc, Field};
-use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram};
 use firmware_cmds::{DmaAddr, EventType};
 
 /// Memory of the guest.
-pub(crate) const MEMORY: usize = 4 << 20;
+pub(crate) const MEMORY: u64 = 4 << 20;
 /// The command queue.
 pub(crate) const QUEUE: u64 = 0x1000;
 /// Mailboxes of inputs, 1 KiB apart.
@@ -41,7 +41,7 @@ impl Interrupts for Vectors {
 /// A device and its driver.
 pub(crate) struct Rig {
     pub(crate) device: Device,
-    pub(crate) mem: Arc<MappedMemory>,
+    pub(crate) mem: Arc<Ram>,
     pub(crate) vectors: Vectors,
     pub(crate) now: Duration,
     next_page: u64,
@@ -113,7 +113,7 @@ impl Rig {
 
     /// A device after power-on.
     pub(crate) fn without_queue() -> Self {
-        let mem = Arc::new(MappedMemory::anonymous(MEMORY).unwrap());
+        let mem = Arc::new(Ram::new(MEMORY));
         let vectors = Vectors::default();
         let device = Device::new(
             Box::new(Arc::clone(&mem)),

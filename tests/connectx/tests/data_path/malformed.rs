@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::Arc;
 
-use connectx::{DmaError, GuestMemory, MappedMemory, Scheme};
+use connectx::{DmaError, GuestMemory, Ram, Scheme};
 use firmware_cmds::wqe::{CtrlSeg, Ds, WqeOpcode};
 use firmware_cmds::{DmaAddr, MttAccess, Wire};
 use proptest::prelude::*;
@@ -90,7 +90,7 @@ fn a_step_flushes_a_bounded_part_of_a_long_queue() {
 /// A user that writes to its doorbell record all the time: both counters go up with every
 /// read. A device that reads on and on is caught after a while.
 struct Restless {
-    memory: Arc<MappedMemory>,
+    memory: Arc<Ram>,
     dbr: u64,
     reads: AtomicU16,
 }

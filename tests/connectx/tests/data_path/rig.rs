@@ -9,7 +9,7 @@ use connectx::caps::CapType;
 use connectx::ifc::{cqc, eqc, odp_cap, Field};
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, MappedMemory, Scheme};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram, Scheme};
 use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
 use firmware_cmds::wqe::{
@@ -21,7 +21,7 @@ use firmware_cmds::{
 };
 
 /// Guest memory of a rig.
-const MEMORY: usize = 64 << 20;
+const MEMORY: u64 = 64 << 20;
 /// Entries of each CQ and the EQ.
 const LOG_ENTRIES: u32 = 10;
 /// WQEBBs of each send queue: short, so that tests wrap.
@@ -92,7 +92,7 @@ pub(crate) struct Rig {
     /// The device.
     pub(crate) device: Device,
     /// The guest's memory.
-    pub(crate) mem: Arc<MappedMemory>,
+    pub(crate) mem: Arc<Ram>,
     /// Time told to the device.
     pub(crate) now: Duration,
     /// Lines of the journal.
@@ -124,7 +124,7 @@ fn emit(value: &impl Wire, len: usize) -> Vec<u8> {
 impl Rig {
     /// A device in use, with one CQ, a PA MKey and a UMR QP.
     pub(crate) fn new(scheme: Scheme) -> Self {
-        let mem = Arc::new(MappedMemory::anonymous(MEMORY).unwrap());
+        let mem = Arc::new(Ram::new(MEMORY));
         let journal = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&journal);
         let mut device = Device::new(

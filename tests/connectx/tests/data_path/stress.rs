@@ -7,9 +7,7 @@
 //! the operations should have left in it.
 
 use std::collections::VecDeque;
-use std::fs::File;
 
-use connectx::guest::Rights;
 use connectx::{GuestMemory, Scheme};
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::wqe::WqeOpcode;
@@ -61,7 +59,6 @@ struct World {
     key: Mkey,
     places: Vec<Place>,
     free: VecDeque<u64>,
-    backing: File,
     pairs: Vec<(TestQp, TestQp, Option<Copy>)>,
     expected: Vec<u8>,
     faults: Vec<PageFault>,
@@ -90,15 +87,12 @@ impl World {
             .with_len(true)
             .with_start_addr(true);
         rig.umr_ok(key, UmrFlags::new(), mask, &mkc, 0, &[]);
-        let backing = tempfile::tempfile().unwrap();
-        backing.set_len(FRAMES * 4096).unwrap();
         let mut world = Self {
             rig,
             rng: Rng(seed * 2 + 1),
             key,
             places: Vec::new(),
             free: (0..FRAMES).map(|n| FRAME_BASE + n * 4096).collect(),
-            backing,
             pairs,
             expected: Vec::new(),
             faults: Vec::new(),
@@ -139,12 +133,7 @@ impl World {
                 Place::Frame { access: have, .. } => have.write |= access.write,
                 Place::Swap(bytes) => {
                     let iova = self.free.pop_front().unwrap();
-                    let file = self.backing.try_clone().unwrap();
-                    let offset = iova - FRAME_BASE;
-                    self.rig
-                        .mem
-                        .map(DmaAddr::new(iova), 4096, Some(file), offset, Rights::ALL)
-                        .unwrap();
+                    self.rig.mem.map(DmaAddr::new(iova), 4096);
                     self.rig.mem.write(DmaAddr::new(iova), bytes).unwrap();
                     self.places[page] = Place::Frame { iova, access };
                 }

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, MappedMemory};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram};
 use firmware_cmds::DmaAddr;
 use ifc_oracle::{Field, Layout, Oracle};
 
-const MEMORY: usize = 4 << 20;
+const MEMORY: u64 = 4 << 20;
 const QUEUE: u64 = 0x1000;
 const INPUT: u64 = 0x1_0000;
 const OUTPUT: u64 = 0x8_0000;
@@ -101,7 +101,7 @@ pub(crate) struct Answer {
 pub(crate) struct Driver {
     pub(crate) oracle: Oracle,
     pub(crate) device: Device,
-    pub(crate) mem: Arc<MappedMemory>,
+    pub(crate) mem: Arc<Ram>,
     pub(crate) now: Duration,
     next_page: u64,
 }
@@ -110,7 +110,7 @@ impl Driver {
     /// A device whose command queue has an address; `None` without headers.
     pub(crate) fn new(test: &str) -> Option<Self> {
         let oracle = ifc_oracle::require_or_skip(test)?;
-        let mem = Arc::new(MappedMemory::anonymous(MEMORY).unwrap());
+        let mem = Arc::new(Ram::new(MEMORY));
         let device = Device::new(
             Box::new(Arc::clone(&mem)),
             Box::new(Deaf),

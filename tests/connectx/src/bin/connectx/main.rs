@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
 //! The `connectx` program: one software ConnectX on a vfio-user socket.
+//!
+//! - [`server`]: QEMU on one side, the device on the other; threads and the clock.
+//! - [`memory`]: the guest's memory, as QEMU shares it.
+
+#![forbid(unsafe_code)]
+
+mod memory;
+mod server;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,8 +17,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use connectx::server::{Connectx, Outcome};
 use connectx::{control, Journal, Knobs, Scheme};
+use server::{Connectx, Outcome};
 
 /// Exit status after a violation in strict mode.
 const EXIT_VIOLATION: u8 = 3;

@@ -15,6 +15,11 @@ use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use connectx::control;
+use connectx::device::BAR0_SIZE;
+use connectx::pci::{Config, ConfigEffect, BAR2_SIZE, CONFIG_SIZE, VECTORS};
+use connectx::{Device, Interrupts, Journal, Knobs};
+use firmware_cmds::DmaAddr;
 use vfio_bindings::bindings::vfio::{
     vfio_region_info, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_SET_ACTION_TRIGGER,
     VFIO_IRQ_SET_ACTION_TYPE_MASK, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -24,14 +29,7 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
-use firmware_cmds::DmaAddr;
-
-use crate::control;
-use crate::device::{Device, Interrupts, BAR0_SIZE};
-use crate::guest::{MappedMemory, Rights};
-use crate::journal::Journal;
-use crate::knobs::Knobs;
-use crate::pci::{Config, ConfigEffect, BAR2_SIZE, CONFIG_SIZE, VECTORS};
+use crate::memory::{MappedMemory, Rights};
 
 /// The eventfds behind the MSI-X vectors.
 #[derive(Clone, Default)]
@@ -53,7 +51,7 @@ impl Interrupts for Vectors {
 }
 
 /// The device and what its threads need to share it.
-pub struct Shared {
+pub(crate) struct Shared {
     device: Mutex<Device>,
     work: Condvar,
     /// Messages that wait for the device: the engine lets them go first.
@@ -296,7 +294,7 @@ fn irqs() -> Vec<IrqInfo> {
 
 /// How a run ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// QEMU closed the connection.
     Disconnected,
     /// Strict mode ended it with this violation.
@@ -304,7 +302,7 @@ pub enum Outcome {
 }
 
 /// A server that listens, and its device.
-pub struct Connectx {
+pub(crate) struct Connectx {
     shared: Arc<Shared>,
     backend: Backend,
     server: Server,
@@ -316,7 +314,7 @@ impl Connectx {
     /// # Errors
     ///
     /// A message for the user, if `socket` exists or cannot be made.
-    pub fn listen(
+    pub(crate) fn listen(
         socket: &Path,
         journal: Journal,
         knobs: Knobs,
@@ -363,7 +361,7 @@ impl Connectx {
     /// # Errors
     ///
     /// A message for the user, if `path` exists or cannot be made.
-    pub fn control(&self, path: &Path) -> Result<(), String> {
+    pub(crate) fn control(&self, path: &Path) -> Result<(), String> {
         let listener = UnixListener::bind(path)
             .map_err(|error| format!("cannot listen on {}: {error}", path.display()))?;
         let shared = Arc::clone(&self.shared);
@@ -382,7 +380,7 @@ impl Connectx {
     /// # Errors
     ///
     /// A message for the user, if the connection breaks.
-    pub fn run(self, last: impl FnOnce(&mut Device)) -> Result<Outcome, String> {
+    pub(crate) fn run(self, last: impl FnOnce(&mut Device)) -> Result<Outcome, String> {
         let Self {
             shared,
             mut backend,
