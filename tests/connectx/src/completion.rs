@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use firmware_cmds::{Cqn, DmaAddr, Eqe, Eqn, Qpn, Uar};
 
+use crate::agenda::Work;
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_CQ;
 use crate::command::CmdStatus;
@@ -252,12 +253,17 @@ fn before(a: u32, b: u32) -> bool {
 }
 
 impl Device {
+    /// Reports a completion: see [`Device::deliver_cqe`].
+    pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
+        self.report(Work::Completion(cqn, *cqe));
+    }
+
     /// Writes a completion, and the event if the queue is armed for it.
     ///
     /// A queue that does not exist or cannot be reached is a violation. One that overruns
     /// is not: how many completions a queue of a user gets is the user's choice. Both an
     /// overrun and a queue out of reach put it out of order, with an event of type CQ_ERROR.
-    pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
+    pub(crate) fn deliver_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
         let timer = self.timer();
         let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
             self.violation(format_args!(
@@ -388,6 +394,9 @@ impl Device {
             );
             return;
         }
+        self.journal.trace(format_args!(
+            "doorbell uar={uar} cq={cqn} ci={consumer} solicited={solicited}"
+        ));
         let (end, news) = if solicited {
             (cq.solicited_end, Untold::Solicited)
         } else {

@@ -2,12 +2,10 @@
 
 //! The device: everything it owns, its registers, and its turn to work.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use firmware_cmds::{Eqe, Eqn};
-
+use crate::agenda::{Agenda, Work};
 use crate::caps::Hca;
 use crate::command;
 use crate::completion::Completions;
@@ -19,6 +17,7 @@ use crate::init_segment::{self, InitSegment};
 use crate::journal::Journal;
 use crate::knobs::Knobs;
 use crate::mkey::Mkeys;
+use crate::order::Order;
 use crate::qp::Qps;
 use crate::srq::Srqs;
 use crate::uar::Uars;
@@ -32,14 +31,9 @@ pub trait Interrupts: Send {
     fn fire(&mut self, vector: u16);
 }
 
-/// Work put off to a later time.
-#[derive(Clone, Debug)]
-pub(crate) enum Work {
-    /// Execute the command in this slot.
-    Command(u8),
-    /// Write an event.
-    Event(Eqn, Eqe),
-}
+/// Pieces of work, of at most [`mover::CHUNK`](crate::transport::mover::CHUNK) bytes each,
+/// that QPs do in one step.
+const STEP_BUDGET: usize = 32;
 
 /// A software ConnectX.
 pub struct Device {
@@ -77,8 +71,10 @@ pub struct Device {
     pub qps: Qps,
     /// Accesses stalled on a page fault.
     pub faults: Faults,
-    timers: BTreeMap<(Duration, u64), Work>,
-    timer_sequence: u64,
+    /// What is still to be done.
+    pub(crate) agenda: Agenda,
+    /// Decides what the hardware leaves open.
+    pub(crate) order: Order,
 }
 
 impl Device {
@@ -108,18 +104,31 @@ impl Device {
             mkeys: Mkeys::default(),
             qps: Qps::default(),
             faults: Faults::default(),
-            timers: BTreeMap::new(),
-            timer_sequence: 0,
+            agenda: Agenda::default(),
+            order: Order::fifo(),
         }
     }
 
-    /// Function-level reset: every object and register back to power-on; counters, knobs
-    /// and journal stay. A driver that is bound finds out by itself, and until then its
+    /// Has a seed decide the order of everything that hardware leaves open; the journal says
+    /// so in a line.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.order = Order::seeded(seed);
+        self.journal.note(format_args!("seed {seed}"));
+    }
+
+    /// The seed that decides the order, if there is one.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.order.seed()
+    }
+
+    /// Function-level reset: every object and register back to power-on; counters, knobs,
+    /// order and journal stay. A driver that is bound finds out by itself, and until then its
     /// doorbells are lost.
     pub fn reset(&mut self) {
         self.init = self.init.after_reset();
         self.commands = command::Queue::default();
-        self.timers.clear();
+        self.agenda = Agenda::default();
         self.reset_objects();
     }
 
@@ -134,6 +143,8 @@ impl Device {
         self.mkeys = Mkeys::default();
         self.qps = Qps::default();
         self.faults = Faults::default();
+        // Of the objects that were.
+        while self.agenda.take_report().is_some() {}
     }
 
     /// Reads from BAR 0. Registers that do not exist read as 0, and are noted once each.
@@ -165,29 +176,59 @@ impl Device {
     /// written first: `Some(now)` if there is more to do at once, `None` if nothing waits.
     pub fn step(&mut self, now: Duration) -> Option<Duration> {
         self.now = self.now.max(now);
-        while let Some(entry) = self.timers.first_entry() {
-            if entry.key().0 > self.now {
-                break;
+        self.agenda.expire(self.now);
+        self.take_commands();
+        let mut budget = STEP_BUDGET - self.order.pick(STEP_BUDGET);
+        while budget > 0 {
+            self.qps.expire(self.now);
+            let due = self.agenda.due();
+            let candidates = due + self.qps.ready();
+            if candidates == 0 {
+                return [self.agenda.next(), self.qps.next_deadline()]
+                    .into_iter()
+                    .flatten()
+                    .min();
             }
-            match entry.remove() {
-                Work::Command(slot) => self.run_command(slot),
-                Work::Event(eqn, eqe) => self.deliver_eqe(eqn, eqe),
+            let at = self.order.pick(candidates);
+            if let Some(work) = self.agenda.take(at) {
+                self.work(work);
+            } else if let Some(qpn) = self.qps.take_ready(at - due) {
+                budget -= 1;
+                self.step_qp(qpn);
             }
         }
-        self.take_commands();
-        let data_path = self.step_qps();
-        let timer = self.timers.first_key_value().map(|(&(at, _), _)| at);
-        match (data_path, timer) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        Some(self.now)
+    }
+
+    fn work(&mut self, work: Work) {
+        match work {
+            Work::Command(slot) => self.run_command(slot),
+            Work::Event(eqn, eqe) => self.deliver_eqe(eqn, eqe),
+            Work::Completion(cqn, cqe) => self.deliver_cqe(cqn, &cqe),
+        }
+    }
+
+    /// Writes every completion and event that could be visible by now: what is destroyed,
+    /// reset or resized gets no report afterwards.
+    pub(crate) fn report_all(&mut self) {
+        while let Some(work) = self.agenda.take_report() {
+            self.work(work);
         }
     }
 
     /// Puts work off by some milliseconds.
     pub(crate) fn after_ms(&mut self, ms: u64, work: Work) {
         let at = self.now.saturating_add(Duration::from_millis(ms));
-        self.timer_sequence += 1;
-        self.timers.insert((at, self.timer_sequence), work);
+        self.agenda.put_off(at, work);
+    }
+
+    /// Makes a completion or an event visible: at once, or as the seed has it.
+    pub(crate) fn report(&mut self, work: Work) {
+        if self.seed().is_some() {
+            self.agenda.add(work);
+        } else {
+            self.work(work);
+        }
     }
 
     /// Whether a doorbell comes from before a reset that the driver has not noticed.

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use firmware_cmds::{Cqn, Eqe, Eqn, EventType, Uar, Wire};
 
+use crate::agenda::Work;
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_EQ;
-use crate::device::{Device, Work};
+use crate::device::Device;
 use crate::guest::to_u64;
 use crate::knobs::spend;
 use crate::numbers::Numbers;
@@ -156,9 +157,10 @@ impl Device {
                 return;
             }
         }
-        self.deliver_eqe(eqn, eqe);
+        self.report(Work::Event(eqn, eqe));
     }
 
+    /// Writes an event to its queue, or has it wait there for room.
     pub(crate) fn deliver_eqe(&mut self, eqn: Eqn, eqe: Eqe) {
         let Some(eq) = self.events.queues.get_mut(&eqn) else {
             self.journal
@@ -224,6 +226,9 @@ impl Device {
     pub(crate) fn eq_doorbell(&mut self, uar: Uar, eqn: Eqn, consumer: u32, arm: bool) {
         match self.events.queues.get_mut(&eqn) {
             Some(eq) if eq.uar == uar => {
+                self.journal.trace(format_args!(
+                    "doorbell uar={uar} eq={eqn} ci={consumer} arm={arm}"
+                ));
                 eq.consumer = consumer & INDEX_MASK;
                 eq.armed |= arm;
                 self.drain_eq(eqn);

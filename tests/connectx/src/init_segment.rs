@@ -171,7 +171,11 @@ impl Device {
                     self.init.driver_is_stale = false;
                 }
             }
-            CMD_DBELL => self.command_doorbell(value),
+            CMD_DBELL => {
+                self.journal
+                    .trace(format_args!("doorbell commands {value:#x}"));
+                self.command_doorbell(value);
+            }
             CLEAR_INTX => {}
             _ => self.violation(format_args!(
                 "write of {value:#010x} at {offset:#x} of the init segment: no such register"

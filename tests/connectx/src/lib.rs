@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agenda;
 pub mod buffer;
 pub mod caps;
 pub mod command;
@@ -31,6 +32,7 @@ pub mod journal;
 pub mod knobs;
 pub mod mkey;
 pub mod numbers;
+pub mod order;
 pub mod pci;
 pub mod qp;
 pub mod srq;
@@ -46,3 +48,4 @@ pub use device::{Device, Interrupts};
 pub use guest::{DmaError, GuestMemory, Ram};
 pub use journal::Journal;
 pub use knobs::{Knobs, Scheme};
+pub use order::Order;

@@ -413,8 +413,8 @@ impl Qps {
         self.timers.insert((at, qpn));
     }
 
-    /// Takes the next QP with work to do; timers that expired by `now` count.
-    pub(crate) fn next_ready(&mut self, now: Duration) -> Option<Qpn> {
+    /// Wakes the QPs whose timers expired by `now`.
+    pub(crate) fn expire(&mut self, now: Duration) {
         while let Some(&(at, qpn)) = self.timers.first() {
             if at > now {
                 break;
@@ -423,15 +423,20 @@ impl Qps {
             self.due.remove(&qpn);
             self.wake(qpn);
         }
-        self.ready.pop_front()
     }
 
-    /// When [`Qps::next_ready`] will have one.
-    pub(crate) fn next_deadline(&self, now: Duration) -> Option<Duration> {
-        if self.ready.is_empty() {
-            self.timers.first().map(|&(at, _)| at)
-        } else {
-            Some(now)
-        }
+    /// How many QPs have work to do.
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Takes one of the QPs with work to do, 0 for the one that waits longest.
+    pub(crate) fn take_ready(&mut self, index: usize) -> Option<Qpn> {
+        self.ready.remove(index)
+    }
+
+    /// When the next timer expires.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.timers.first().map(|&(at, _)| at)
     }
 }

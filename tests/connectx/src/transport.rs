@@ -32,9 +32,6 @@ use crate::qp::context as qpc;
 use crate::qp::{QpState, RecvKind, ServiceType, Wait};
 use crate::wqe::{self, Receive, Request};
 
-/// Pieces of work, of at most [`mover::CHUNK`] bytes each, that one step does.
-const STEP_BUDGET: u32 = 32;
-
 /// A work request in progress.
 #[derive(Clone, Debug)]
 pub struct Op {
@@ -123,18 +120,11 @@ impl Device {
         self.qps.wake(qpn);
     }
 
-    /// Lets QPs work for a bounded while; returns when to be called again, `Some(now)`
-    /// for at once.
-    pub(crate) fn step_qps(&mut self) -> Option<Duration> {
-        for _ in 0..STEP_BUDGET {
-            let Some(qpn) = self.qps.next_ready(self.now) else {
-                break;
-            };
-            if self.run_qp(qpn) {
-                self.qps.wake(qpn);
-            }
+    /// Does one piece of work of a QP that was ready.
+    pub(crate) fn step_qp(&mut self, qpn: Qpn) {
+        if self.run_qp(qpn) {
+            self.qps.wake(qpn);
         }
-        self.qps.next_deadline(self.now)
     }
 
     /// Does one piece of work of a QP; `true` if there may be more at once.
@@ -216,9 +206,13 @@ impl Device {
                 self.raise(Eqe::about_qp(event, peer.qpn));
             }
         }
-        self.qp_to_error(qpn);
-        if let Some(peer) = failure.peer {
-            self.qp_to_error(peer.qpn);
+        let mut qpns = vec![qpn];
+        qpns.extend(failure.peer.map(|peer| peer.qpn));
+        if self.order.later() {
+            qpns.reverse();
+        }
+        for qpn in qpns {
+            self.qp_to_error(qpn);
         }
     }
 
@@ -271,15 +265,18 @@ impl Device {
             self.push_receive_error(qpn, &receive, syndrome::FLUSH);
         }
         if shared {
+            // Says that everything that the QP had taken from the SRQ is reported.
+            self.report_all();
             self.raise(Eqe::about_qp(EventType::SRQ_LAST_WQE, qpn));
         }
-        if self.flush(qpn) {
+        if self.order.later() || self.flush(qpn) {
             self.qps.wake(qpn);
         }
     }
 
     /// Empties a QP. When this returns nothing of it is under way.
     pub(crate) fn reset_qp(&mut self, qpn: Qpn) {
+        self.report_all();
         self.abandon(qpn);
         if let Some(qp) = self.qps.get_mut(qpn) {
             qp.reset();
@@ -290,6 +287,7 @@ impl Device {
 
     /// Destroys a QP; `false` if there is none.
     pub(crate) fn destroy_qp(&mut self, qpn: Qpn) -> bool {
+        self.report_all();
         self.abandon(qpn);
         self.qps.remove(qpn).is_some()
     }

@@ -423,6 +423,24 @@ fn ask(path: &Path, line: &str) -> String {
 }
 
 #[test]
+fn a_seed_is_written_down_where_a_run_is_repeated_from() {
+    let scratch = Scratch::new("counters");
+    let counters = scratch.path("counters");
+    let counters = counters.to_str().unwrap();
+    let guest = Guest::start("seed", &["--seed", "7", "--counters", counters]);
+    let log = guest.scratch.path("log");
+    let first = std::fs::read_to_string(log).unwrap();
+    assert!(
+        first.lines().next().unwrap().ends_with(" seed 7"),
+        "{first}"
+    );
+    guest.end();
+    let counters = scratch.read("counters");
+    assert!(counters.contains(r#""seed":7"#), "{counters}");
+    assert!(counters.contains(r#""commands":2"#), "{counters}");
+}
+
+#[test]
 fn a_socket_that_exists_is_refused() {
     let scratch = Scratch::new("exists");
     File::create(scratch.path("vfio")).unwrap();

@@ -120,6 +120,7 @@ fn modify_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
                 return Err(CmdStatus::BadParam.into());
             }
             let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
+            dev.report_all();
             dev.resize_cq(cqn, log_size, stride, buffer)?;
             let cq = dev.cqs.queues.get_mut(&cqn).ok_or(CmdStatus::BadRes)?;
             for field in [

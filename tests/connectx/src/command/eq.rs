@@ -76,6 +76,7 @@ fn destroy_eq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
         dev.journal.note(format_args!("EQ {eqn} still has CQs"));
         return Err(CmdStatus::ResBusy.into());
     }
+    dev.report_all();
     dev.events.queues.remove(&eqn);
     Ok(())
 }

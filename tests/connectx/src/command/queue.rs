@@ -5,7 +5,8 @@
 use firmware_cmds::{DmaAddr, Eqe, EventType};
 
 use super::{word, CmdStatus};
-use crate::device::{Device, Work};
+use crate::agenda::Work;
+use crate::device::Device;
 use crate::guest::offset;
 use crate::guest::DmaError;
 use crate::knobs::spend;
@@ -23,8 +24,8 @@ const MAX_LEN: usize = 4 << 20;
 pub struct Queue {
     /// Doorbells rung, a bit per slot.
     rung: u32,
-    /// Slots whose command is put off.
-    delayed: u32,
+    /// Slots whose command is still to be executed.
+    under_way: u32,
 }
 
 const ENTRY: usize = 1 << LOG_STRIDE;
@@ -93,21 +94,22 @@ impl Device {
         }
     }
 
-    /// Executes what the driver rang for.
+    /// Puts what the driver rang for on the agenda.
     pub(crate) fn take_commands(&mut self) {
         while self.commands.rung != 0 {
             let bit = self.commands.rung.trailing_zeros();
             self.commands.rung &= !(1 << bit);
             let slot = u8::try_from(bit).unwrap_or(0);
-            if self.commands.delayed >> bit & 1 == 1 {
+            if self.commands.under_way >> bit & 1 == 1 {
                 self.journal.note(format_args!(
                     "doorbell of command slot {slot}, whose command is already under way"
                 ));
             } else if self.knobs.command_delay_ms > 0 && self.knob_chooses(slot) {
-                self.commands.delayed |= 1 << bit;
+                self.commands.under_way |= 1 << bit;
                 self.after_ms(self.knobs.command_delay_ms, Work::Command(slot));
             } else {
-                self.run_command(slot);
+                self.commands.under_way |= 1 << bit;
+                self.agenda.add(Work::Command(slot));
             }
         }
     }
@@ -150,7 +152,7 @@ impl Device {
 
     /// Executes the command in a slot and completes it.
     pub(crate) fn run_command(&mut self, slot: u8) {
-        self.commands.delayed &= !(1 << slot);
+        self.commands.under_way &= !(1 << slot);
         let Some(at) = self.slot_address(slot) else {
             self.violation(format_args!(
                 "doorbell of command slot {slot} before the queue has an address"

@@ -125,6 +125,7 @@ fn destroy(dev: &mut Device, input: &[u8], xrc: bool) -> CmdResult {
             .note(format_args!("SRQ {number:#x} still has QPs"));
         return Err(CmdStatus::ResBusy.into());
     }
+    dev.report_all();
     dev.srqs.queues.remove(&Srqn::truncate(number));
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use firmware_cmds::wqe::{RaddrSeg, WqeOpcode};
 use firmware_cmds::{EventType, Mkey, Pdn, Qpn, Srqn};
 
-use super::mover::{total, Blocked, End, Obstacle, Segment};
+use super::mover::{total, Blocked, End, Obstacle, Segment, CHUNK};
 use super::{Failure, Op, Outcome, PeerFailure};
 use crate::completion::{cqe_opcode, syndrome};
 use crate::device::Device;
@@ -279,7 +279,7 @@ impl Device {
             qpn: path.peer,
         };
         let local = self.local_end(path, &op.request.local, Access::LocalWrite);
-        match self.move_chunk(&source, &local, 0, 8) {
+        match self.move_chunk(&source, &local, 8, 0, 8) {
             Ok(_) => Outcome::Done,
             Err(Blocked::Source(obstacle) | Blocked::Destination(obstacle)) => {
                 self.requester_blocked(path.qpn, op, StallKind::ReadOrAtomic, obstacle)
@@ -306,16 +306,17 @@ impl Device {
             pd: self.responder_pd(path),
             qpn: path.peer,
         };
+        let slice = self.order.slice(CHUNK);
         let moved = if access.writes() {
             let local = self.local_end(path, &op.request.local, Access::LocalRead);
-            self.move_chunk(&local, &responder, op.done, op.request.len)
+            self.move_chunk(&local, &responder, slice, op.done, op.request.len)
                 .map_err(|blocked| match blocked {
                     Blocked::Source(obstacle) => (true, obstacle),
                     Blocked::Destination(obstacle) => (false, obstacle),
                 })
         } else {
             let local = self.local_end(path, &op.request.local, Access::LocalWrite);
-            self.move_chunk(&responder, &local, op.done, op.request.len)
+            self.move_chunk(&responder, &local, slice, op.done, op.request.len)
                 .map_err(|blocked| match blocked {
                     Blocked::Destination(obstacle) => (true, obstacle),
                     Blocked::Source(obstacle) => (false, obstacle),

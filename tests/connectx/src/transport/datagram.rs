@@ -123,7 +123,7 @@ impl Device {
         };
         let len = total(&source);
         if len > 0 {
-            match self.move_chunk(&from, &to, 0, len) {
+            match self.move_chunk(&from, &to, len, 0, len) {
                 Ok(_) => {}
                 Err(Blocked::Source(obstacle)) => return Err(obstacle),
                 Err(Blocked::Destination(obstacle)) => {

@@ -36,7 +36,12 @@ impl Device {
             qp.flushing = true;
         }
         for _ in 0..BUDGET {
-            if self.flush_send(qpn)? || self.flush_receive(qpn) {
+            // Each queue has its own order; nobody promises one between them.
+            let receive_first = self.order.later();
+            let flushed = receive_first && self.flush_receive(qpn)
+                || self.flush_send(qpn)?
+                || self.flush_receive(qpn);
+            if flushed {
                 continue;
             }
             let Some(qp) = self.qps.get_mut(qpn) else {

@@ -155,7 +155,8 @@ fn pieces<'a>(
 }
 
 impl Device {
-    /// Moves the next chunk, bytes `done..` of `total`, and returns its length.
+    /// Moves the next chunk, at most `limit` of bytes `done..` of `total`, and returns its
+    /// length.
     ///
     /// # Errors
     ///
@@ -164,10 +165,11 @@ impl Device {
         &mut self,
         source: &End<'_>,
         destination: &End<'_>,
+        limit: u64,
         done: u64,
         total: u64,
     ) -> Result<u64, Blocked> {
-        let len = CHUNK.min(total - done);
+        let len = limit.min(total - done);
         let chunk = done..done + len;
         let from = pieces(&self.mkeys, source, chunk.clone(), total).map_err(Blocked::Source)?;
         let to = pieces(&self.mkeys, destination, chunk, total).map_err(Blocked::Destination)?;

@@ -212,6 +212,34 @@ fn knobs_delay_fail_and_drop_one_opcode() {
 }
 
 #[test]
+fn a_seed_decides_which_slot_runs_first() {
+    let first = |seed: Option<u64>| {
+        let mut rig = Rig::ready();
+        if let Some(seed) = seed {
+            rig.device.set_seed(seed);
+        }
+        for slot in [3, 9] {
+            let alloc_pd = command(0x800, 0, 16);
+            rig.post(Post {
+                slot,
+                ..Post::new(&alloc_pd, 16)
+            });
+        }
+        rig.settle();
+        let pd = |slot| rig.answer(slot, 16).unwrap().word(8);
+        if pd(3) < pd(9) {
+            3
+        } else {
+            9
+        }
+    };
+    assert_eq!(first(None), 3);
+    let seeded: Vec<u8> = (0..32).map(|seed| first(Some(seed))).collect();
+    assert!(seeded.contains(&3) && seeded.contains(&9), "{seeded:?}");
+    assert_eq!(first(Some(7)), first(Some(7)));
+}
+
+#[test]
 fn a_slot_runs_once_however_often_it_is_rung() {
     let mut rig = Rig::ready();
     let input = command(0x800, 0, 16);

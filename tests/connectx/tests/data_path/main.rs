@@ -6,6 +6,7 @@
 mod faults;
 mod malformed;
 mod messages;
+mod order;
 mod rig;
 mod stress;
 mod umr;

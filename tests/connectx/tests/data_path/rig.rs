@@ -2,6 +2,9 @@
 
 //! A driver small enough for tests: memory, queues, MKeys, doorbells.
 
+mod srq;
+mod wqe;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,16 +15,18 @@ use connectx::qp::context::QpContext;
 use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram, Scheme};
 use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
-use firmware_cmds::wqe::{
-    AtomicSeg, ByteCount, CompletionMode, CtrlSeg, DataSeg, Ds, FenceMode, RaddrSeg, WqeOpcode,
-};
+use firmware_cmds::wqe::{CtrlSeg, WqeOpcode};
 use firmware_cmds::{
     Access, AccessMode, DmaAddr, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault,
     Pdn, Qpn, Wire,
 };
 
+pub(crate) use srq::TestSrq;
+pub(crate) use wqe::{address, atomic, ctrl, data, inline, mtt, raddr, xrc};
+use wqe::{emit, terminator};
+
 /// Guest memory of a rig.
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 256 << 20;
 /// Entries of each CQ and the EQ.
 const LOG_ENTRIES: u32 = 10;
 /// WQEBBs of each send queue: short, so that tests wrap.
@@ -115,15 +120,14 @@ fn words(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-fn emit(value: &impl Wire, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    value.emit(&mut bytes).unwrap();
-    bytes
-}
-
 impl Rig {
     /// A device in use, with one CQ, a PA MKey and a UMR QP.
     pub(crate) fn new(scheme: Scheme) -> Self {
+        Self::with_seed(scheme, None)
+    }
+
+    /// The same with the order of a seed, if there is one.
+    pub(crate) fn with_seed(scheme: Scheme, seed: Option<u64>) -> Self {
         let mem = Arc::new(Ram::new(MEMORY));
         let journal = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&journal);
@@ -136,6 +140,9 @@ impl Rig {
                 ..Knobs::default()
             },
         );
+        if let Some(seed) = seed {
+            device.set_seed(seed);
+        }
         if scheme == Scheme::Memory {
             let mut caps = *device.hca.current().get(CapType::Odp);
             odp_cap::MEM_PAGE_FAULT.set(&mut caps, 1);
@@ -186,7 +193,7 @@ impl Rig {
     pub(crate) fn pages(&mut self, count: u64) -> u64 {
         let at = self.next;
         self.next += count * 4096;
-        assert!(self.next <= 64 << 20, "rig out of memory");
+        assert!(self.next <= MEMORY, "rig out of memory");
         at
     }
 
@@ -311,7 +318,10 @@ impl Rig {
 
     /// A QP with `2^log_sq` WQEBBs of send queue.
     pub(crate) fn create_qp_with(&mut self, st: u32, log_sq: u32) -> TestQp {
-        let mut context = self.qp_context(st, log_sq);
+        self.create_qp_from(self.qp_context(st, log_sq), log_sq)
+    }
+
+    fn create_qp_from(&mut self, mut context: QpContext, log_sq: u32) -> TestQp {
         let pages = ((64_u64 << LOG_RQ) + (64 << log_sq)).div_ceil(4096);
         let (buffer, dbr) = (self.pages(pages), self.pages(1));
         context.set(qpc::DBR_ADDR, u32::try_from(dbr).unwrap());
@@ -428,6 +438,11 @@ impl Rig {
         assert_eq!((done[0].opcode, done[0].send_opcode), (0, 0x25), "{done:?}");
     }
 
+    /// The QP that UMRs are posted to.
+    pub(crate) fn umr_qpn(&self) -> u32 {
+        self.umr.as_ref().map_or(0, |qp| qp.qpn)
+    }
+
     /// Posts a UMR with a list of MTTs in memory.
     pub(crate) fn post_umr(
         &mut self,
@@ -493,11 +508,7 @@ impl Rig {
             .flat_map(|&(key, va, len)| data(key, va, len))
             .collect();
         if wqe.len() < 64 {
-            let terminator = DataSeg {
-                lkey: Mkey::TERMINATE_SCATTER_LIST,
-                ..DataSeg::default()
-            };
-            wqe.extend(emit(&terminator, DataSeg::LEN));
+            wqe.extend(terminator());
         }
         self.post_recv_raw(qp, &wqe);
     }
@@ -528,7 +539,8 @@ impl Rig {
         self.run()
     }
 
-    fn poll_cq(&mut self) -> Vec<Completion> {
+    /// What completed since the last look.
+    pub(crate) fn poll_cq(&mut self) -> Vec<Completion> {
         let mut found = Vec::new();
         loop {
             let index = self.cq.consumer;
@@ -617,61 +629,5 @@ impl Rig {
     /// Words of the strict log.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.device.journal.violations().to_vec()
-    }
-}
-
-/// A translation.
-pub(crate) fn mtt(at: u64, access: MttAccess) -> Mtt {
-    Mtt::new(DmaAddr::new(at), access).unwrap()
-}
-
-/// Bytes of a data segment.
-pub(crate) fn data(key: Mkey, va: u64, len: usize) -> Vec<u8> {
-    let segment = DataSeg {
-        byte_count: ByteCount::truncate(u32::try_from(len).unwrap()),
-        lkey: key,
-        addr: firmware_cmds::Iova::new(va),
-    };
-    emit(&segment, DataSeg::LEN)
-}
-
-/// Bytes of a remote-address segment.
-pub(crate) fn raddr(key: Mkey, va: u64) -> Vec<u8> {
-    let segment = RaddrSeg {
-        raddr: firmware_cmds::Iova::new(va),
-        rkey: key,
-    };
-    emit(&segment, RaddrSeg::LEN)
-}
-
-/// An atomic segment.
-pub(crate) fn atomic(swap_add: u64, compare: u64) -> Vec<u8> {
-    let mut bytes = vec![0; AtomicSeg::LEN];
-    AtomicSeg { swap_add, compare }.emit(&mut bytes).unwrap();
-    bytes
-}
-
-/// Bytes of inline data, padded.
-pub(crate) fn inline(bytes: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(bytes.len()).unwrap();
-    let mut segment = (1 << 31 | len).to_be_bytes().to_vec();
-    segment.extend_from_slice(bytes);
-    segment.resize(segment.len().next_multiple_of(16), 0);
-    segment
-}
-
-/// A control segment for a body of `len` bytes.
-pub(crate) fn ctrl(qp: &TestQp, opcode: WqeOpcode, imm: u32, len: usize) -> CtrlSeg {
-    CtrlSeg {
-        opmod: 0,
-        wqe_index: qp.sq_pi,
-        opcode,
-        qpn: Qpn::truncate(qp.qpn),
-        ds: Ds::truncate(u8::try_from((16 + len).div_ceil(16)).unwrap()),
-        signature: 0,
-        fence: FenceMode::NONE,
-        completion: CompletionMode::Always,
-        solicited: false,
-        imm,
     }
 }

@@ -52,6 +52,9 @@ struct Args {
     /// Write the counters here as JSON at the end
     #[arg(long, value_name = "FILE")]
     counters: Option<PathBuf>,
+    /// Order of everything that hardware leaves open; first in, first out without
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Write a line for each command, doorbell, CQE and EQE
     #[arg(long)]
     trace: bool,
@@ -86,7 +89,7 @@ fn run(args: &Args) -> Result<Outcome, String> {
         },
         ..Knobs::default()
     };
-    let connectx = Connectx::listen(&args.socket, journal, knobs, args.strict)?;
+    let connectx = Connectx::listen(&args.socket, journal, knobs, args.seed, args.strict)?;
     if let Some(path) = &args.control {
         if let Err(error) = connectx.control(path) {
             remove(&args.socket);
@@ -96,8 +99,11 @@ fn run(args: &Args) -> Result<Outcome, String> {
     let mut written = Ok(());
     let outcome = connectx.run(|device| {
         if let Some(path) = &args.counters {
-            let json = format!("{}\n", control::counters(&device.counters));
-            written = std::fs::write(path, json)
+            let mut counters = control::counters(&device.counters);
+            if let Some(seed) = device.seed() {
+                counters["seed"] = seed.into();
+            }
+            written = std::fs::write(path, format!("{counters}\n"))
                 .map_err(|error| format!("cannot write {}: {error}", path.display()));
         }
     });

@@ -318,6 +318,7 @@ impl Connectx {
         socket: &Path,
         journal: Journal,
         knobs: Knobs,
+        seed: Option<u64>,
         strict: bool,
     ) -> Result<Self, String> {
         if socket.exists() {
@@ -330,12 +331,15 @@ impl Connectx {
             .map_err(|error| format!("cannot listen on {}: {error}", socket.display()))?;
         let memory = Arc::new(MappedMemory::new());
         let vectors = Vectors::default();
-        let device = Device::new(
+        let mut device = Device::new(
             Box::new(Arc::clone(&memory)),
             Box::new(vectors.clone()),
             journal,
             knobs,
         );
+        if let Some(seed) = seed {
+            device.set_seed(seed);
+        }
         let shared = Arc::new(Shared {
             device: Mutex::new(device),
             work: Condvar::new(),
