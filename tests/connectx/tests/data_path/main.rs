@@ -11,3 +11,4 @@ mod rig;
 mod stress;
 mod umr;
 mod walk;
+mod world;
