@@ -8,18 +8,23 @@ use std::time::Duration;
 
 use firmware_cmds::eqe::EQE_DATA_LEN;
 use firmware_cmds::{Cqn, Eqe, Eqn, EventType, Qpn};
+use serde::{Serialize, Serializer};
 
 use crate::completion::Cqe;
+use crate::inspect::show;
 
 /// One thing to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) enum Work {
     /// Execute the command in this slot.
     Command(u8),
     /// Write an event.
-    Event(Eqn, Eqe),
+    Event(
+        #[serde(serialize_with = "show::debug")] Eqn,
+        #[serde(serialize_with = "show::debug")] Eqe,
+    ),
     /// Write a completion.
-    Completion(Cqn, Cqe),
+    Completion(#[serde(serialize_with = "show::debug")] Cqn, Cqe),
 }
 
 /// Work of one stream is done in the order in which it came.
@@ -51,14 +56,26 @@ impl Work {
 }
 
 /// Everything that is to be done, now or later.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Agenda {
     /// May be done now, in the order in which it came.
     due: VecDeque<Work>,
     /// Not before a time.
+    #[serde(serialize_with = "by_time")]
     later: BTreeMap<(Duration, u64), Work>,
     /// Tells apart what is put off to the same time.
     sequence: u64,
+}
+
+fn by_time<S: Serializer>(
+    later: &BTreeMap<(Duration, u64), Work>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(
+        later
+            .iter()
+            .map(|((at, _), work)| (format!("{at:?}"), work)),
+    )
 }
 
 impl Agenda {

@@ -3,17 +3,20 @@
 //! Queue buffers: rings that the driver hands over as a list of pages.
 
 use firmware_cmds::DmaAddr;
+use serde::Serialize;
 
 use crate::command::{CmdError, CmdStatus};
 use crate::guest::offset;
 use crate::guest::{to_u64, DmaError, GuestMemory};
+use crate::inspect::show;
 
 /// The largest queue the model accepts, in bytes: 2^22 CQEs of 128 bytes.
 const MAX_BYTES: u64 = 1 << 29;
 
 /// The memory of one queue: pages of equal size, the first used from an offset on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct QueueBuffer {
+    #[serde(serialize_with = "show::debug")]
     pages: Vec<DmaAddr>,
     log_page: u32,
     offset: u64,

@@ -21,7 +21,10 @@
 //!   the maximal ones offer `mem_page_fault` is what chooses the scheme
 //!   (`mlx5_core/main.c:handle_hca_cap_odp`).
 
+use serde::Serialize;
+
 use crate::ifc::{atomic_caps, cmd_hca_cap as general, odp_cap, Field};
+use crate::inspect::show;
 use crate::knobs::Scheme;
 
 /// Bytes of the capabilities of one type.
@@ -149,10 +152,13 @@ impl CapType {
 }
 
 /// Capabilities of every type.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CapSet {
+    #[serde(serialize_with = "show::cmd_hca_cap")]
     general: Caps,
+    #[serde(serialize_with = "show::odp_cap")]
     odp: Caps,
+    #[serde(serialize_with = "show::atomic_caps")]
     atomic: Caps,
 }
 
@@ -215,7 +221,7 @@ impl CapSet {
 }
 
 /// State of the function between ENABLE_HCA and DISABLE_HCA.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Hca {
     /// How page faults can be reported until the next ENABLE_HCA. How they are reported is
     /// the driver's choice, see [`Hca::memory_scheme`].

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use firmware_cmds::{Cqn, DmaAddr, Eqe, Eqn, Qpn, Uar};
+use serde::Serialize;
 
 use crate::agenda::Work;
 use crate::buffer::QueueBuffer;
@@ -12,6 +13,7 @@ use crate::caps::LOG_MAX_CQ;
 use crate::command::CmdStatus;
 use crate::device::Device;
 use crate::guest::{read_be32, DmaError, GuestMemory};
+use crate::inspect::show;
 use crate::numbers::Numbers;
 
 /// Opcodes of CQEs, the high half of byte 0x3f.
@@ -68,13 +70,14 @@ pub mod syndrome {
 const INDEX_MASK: u32 = 0xff_ffff;
 
 /// A completion before it is written to a queue (CQE version 1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Cqe {
     /// See [`cqe_opcode`].
     pub opcode: u8,
     /// For REQ: opcode of the WQE that completed.
     pub send_opcode: u8,
     /// QP the completion belongs to.
+    #[serde(serialize_with = "show::debug")]
     pub qpn: Qpn,
     /// `user_index` of the QP, or of the XRC SRQ.
     pub user_index: u32,
@@ -91,6 +94,7 @@ pub struct Cqe {
     /// For datagrams: LID of the sender.
     pub source_lid: u16,
     /// For datagrams: QP of the sender.
+    #[serde(serialize_with = "show::debug")]
     pub source_qpn: Qpn,
     /// For datagrams: service level.
     pub service_level: u8,
@@ -134,7 +138,7 @@ impl Cqe {
 }
 
 /// What a queue was armed for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 enum Armed {
     No,
     Solicited,
@@ -142,7 +146,7 @@ enum Armed {
 }
 
 /// What was written to a queue since its last event.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 enum Untold {
     Nothing,
     /// None of it wakes a queue that is armed for solicited events.
@@ -151,7 +155,7 @@ enum Untold {
 }
 
 /// One completion queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CompletionQueue {
     /// Entries, as a power of two.
     pub log_size: u32,
@@ -160,14 +164,18 @@ pub struct CompletionQueue {
     /// Entries may be overwritten before they are consumed.
     pub overrun_ignore: bool,
     /// Queue of its events.
+    #[serde(serialize_with = "show::debug")]
     pub eqn: Eqn,
     /// The UAR whose doorbells belong to it.
+    #[serde(serialize_with = "show::debug")]
     pub uar: Uar,
     /// Doorbell record: consumer index and arm word.
+    #[serde(serialize_with = "show::debug")]
     pub dbr: DmaAddr,
     /// Its entries.
     pub buffer: QueueBuffer,
     /// The context as created, for QUERY_CQ.
+    #[serde(serialize_with = "show::cqc")]
     pub context: [u8; 64],
     /// Entries written, 24 bits.
     pub producer: u32,
@@ -229,9 +237,10 @@ impl CompletionQueue {
 }
 
 /// All completion queues.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Completions {
     /// By number.
+    #[serde(flatten, serialize_with = "show::by_number")]
     pub queues: BTreeMap<Cqn, CompletionQueue>,
     /// Numbers for new queues.
     pub numbers: Numbers,

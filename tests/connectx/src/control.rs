@@ -10,6 +10,7 @@
 //! | `{"cmd":"knobs"}` | every knob by name |
 //! | `{"cmd":"set","umr_delay_ms":1500}` | `{"ok":true}`; any number of knobs at once |
 //! | `{"cmd":"set","scheme":"transport"}` | `{"ok":true}`; the next ENABLE_HCA takes it |
+//! | `{"cmd":"inspect","path":"qp/0x41"}` | `{"inspect":...}`: see [`inspect()`]; without a path the top level, `"depth":3` for more |
 //! | `{"cmd":"violations"}` | `{"count":1,"violations":["..."]}` |
 //!
 //! A request that cannot be served changes nothing and is answered `{"error":"..."}`.
@@ -18,6 +19,7 @@ use serde_json::{json, Map, Value};
 
 use crate::counters::Counters;
 use crate::device::Device;
+use crate::inspect::inspect;
 use crate::knobs::{Knobs, Scheme};
 
 /// Serves one request; the reply has no newline.
@@ -70,6 +72,22 @@ fn reply(dev: &mut Device, line: &str) -> Result<Value, String> {
         "set" => {
             dev.knobs = set(dev.knobs, &request)?;
             done
+        }
+        "inspect" => {
+            let path = match request.get("path") {
+                None => "",
+                Some(path) => path.as_str().ok_or("\"path\" is a string")?,
+            };
+            let depth = match request.get("depth") {
+                None => None,
+                Some(depth) => Some(
+                    depth
+                        .as_u64()
+                        .and_then(|depth| usize::try_from(depth).ok())
+                        .ok_or("\"depth\" must be a number that is not negative")?,
+                ),
+            };
+            Ok(json!({ "inspect": inspect(dev, path, depth)? }))
         }
         "violations" => Ok(json!({
             "count": dev.journal.violation_count(),

@@ -2,10 +2,12 @@
 
 //! Counters of everything the device does.
 
+use serde::Serialize;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What happened since the start or the last reset of the counters.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)*
         }

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::agenda::{Agenda, Work};
 use crate::caps::Hca;
 use crate::command;
@@ -14,6 +16,7 @@ use crate::event::Events;
 use crate::fault::Faults;
 use crate::guest::GuestMemory;
 use crate::init_segment::{self, InitSegment};
+use crate::inspect::show;
 use crate::journal::Journal;
 use crate::knobs::Knobs;
 use crate::mkey::Mkeys;
@@ -36,10 +39,13 @@ pub trait Interrupts: Send {
 const STEP_BUDGET: usize = 32;
 
 /// A software ConnectX.
+#[derive(Serialize)]
 pub struct Device {
     /// The guest's memory.
+    #[serde(skip)]
     pub mem: Box<dyn GuestMemory>,
     /// The guest's interrupts.
+    #[serde(skip)]
     pub irq: Box<dyn Interrupts>,
     /// What happened, in words.
     pub journal: Journal,
@@ -48,6 +54,7 @@ pub struct Device {
     /// How to misbehave.
     pub knobs: Knobs,
     /// Time since the device was made, as last told by its owner.
+    #[serde(serialize_with = "show::debug")]
     pub now: Duration,
     /// Registers at the start of BAR 0.
     pub init: InitSegment,
@@ -56,20 +63,28 @@ pub struct Device {
     /// What the function can do, and what of it the driver chose.
     pub hca: Hca,
     /// Event queues.
+    #[serde(rename = "eq")]
     pub events: Events,
     /// Completion queues.
+    #[serde(rename = "cq")]
     pub cqs: Completions,
     /// Doorbell pages.
+    #[serde(rename = "uar")]
     pub uars: Uars,
     /// Protection, transport and XRC domains.
+    #[serde(flatten)]
     pub domains: command::domain::Domains,
     /// Shared receive queues.
+    #[serde(rename = "srq")]
     pub srqs: Srqs,
     /// Memory keys.
+    #[serde(rename = "mkey")]
     pub mkeys: Mkeys,
     /// Queue pairs.
+    #[serde(rename = "qp")]
     pub qps: Qps,
     /// Accesses stalled on a page fault.
+    #[serde(rename = "fault")]
     pub faults: Faults,
     /// What is still to be done.
     pub(crate) agenda: Agenda,

@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use firmware_cmds::{Cqn, Eqe, Eqn, EventType, Uar, Wire};
+use serde::Serialize;
 
 use crate::agenda::Work;
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_EQ;
 use crate::device::Device;
 use crate::guest::to_u64;
+use crate::inspect::show;
 use crate::knobs::spend;
 use crate::numbers::Numbers;
 
@@ -22,21 +24,24 @@ const INDEX_MASK: u32 = 0xff_ffff;
 const MAX_BACKLOG: usize = 1 << 16;
 
 /// One event queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct EventQueue {
     /// Entries, as a power of two.
     pub log_size: u32,
     /// The UAR whose doorbells belong to it.
+    #[serde(serialize_with = "show::debug")]
     pub uar: Uar,
     /// Index into the MSI-X table.
     pub vector: u16,
     /// Event types it takes, by number.
+    #[serde(serialize_with = "show::hexes")]
     pub mask: [u64; 4],
     /// Its entries.
     pub buffer: QueueBuffer,
     producer: u32,
     consumer: u32,
     armed: bool,
+    #[serde(serialize_with = "show::debug")]
     backlog: VecDeque<Eqe>,
     /// It was full, and that was noted.
     overflowed: bool,
@@ -91,9 +96,10 @@ impl EventQueue {
 }
 
 /// All event queues.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Events {
     /// By number.
+    #[serde(flatten, serialize_with = "show::by_number")]
     pub queues: BTreeMap<Eqn, EventQueue>,
     /// Numbers for new queues.
     pub numbers: Numbers,

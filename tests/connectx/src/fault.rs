@@ -14,8 +14,10 @@ use firmware_cmds::{
     EventType, FaultToken, MemoryFault, MemoryToken, PageFault, PageFaultResume, Qpn, RdmaFault,
     Srqn, TransportToken, WqeFault, WqeFaultKind,
 };
+use serde::{Serialize, Serializer};
 
 use crate::device::Device;
+use crate::inspect::show;
 use crate::knobs::Scheme;
 use crate::mkey::{Missing, Target};
 
@@ -27,7 +29,7 @@ const MAX_DEMAND_PAGES: u64 = 512;
 const ENDED_KEPT: usize = 1 << 16;
 
 /// Names a stall to the driver: 24 bits, neither all clear nor all set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Token(u32);
 
 impl Token {
@@ -55,7 +57,7 @@ impl fmt::Display for Token {
 }
 
 /// Which access stalled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum StallKind {
     /// The requester's gather of a SEND or RDMA WRITE.
     SendOrWrite,
@@ -64,17 +66,19 @@ pub enum StallKind {
     /// The responder's scatter of a SEND, into a WQE of its own queue.
     Receive,
     /// The same into a WQE of a shared queue.
-    SharedReceive(Srqn),
+    SharedReceive(#[serde(serialize_with = "show::debug")] Srqn),
     /// The responder's access for an RDMA operation or atomic.
     Rdma,
 }
 
 /// An access that waits for its page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stall {
     /// The QP whose direction stands still.
+    #[serde(serialize_with = "show::debug")]
     pub qpn: Qpn,
     /// The QP whose work request it is; the same on the requester's side.
+    #[serde(serialize_with = "show::debug")]
     pub requester: Qpn,
     /// Which access.
     pub kind: StallKind,
@@ -151,7 +155,7 @@ impl Stall {
 }
 
 /// How a stall ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 enum End {
     /// The driver resumed it.
     Resumed,
@@ -160,13 +164,33 @@ enum End {
 }
 
 /// All stalls.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Faults {
+    #[serde(flatten, serialize_with = "by_token")]
     live: BTreeMap<Token, (Stall, FaultToken)>,
     last: u32,
     /// Every token was given out at least once.
     wrapped: bool,
     ended: VecDeque<(Token, End)>,
+}
+
+/// A stall and what its event calls it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    stall: &'a Stall,
+    #[serde(serialize_with = "show::debug")]
+    event: FaultToken,
+}
+
+fn by_token<S: Serializer>(
+    live: &BTreeMap<Token, (Stall, FaultToken)>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(live.iter().map(|(token, (stall, event))| {
+        let event = *event;
+        (token.to_string(), Shown { stall, event })
+    }))
 }
 
 impl Faults {

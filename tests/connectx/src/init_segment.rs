@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 
 use firmware_cmds::DmaAddr;
+use serde::Serialize;
 
 use crate::command;
 use crate::device::Device;
+use crate::inspect::show;
 
 /// Bytes of BAR 0 before the first doorbell page.
 pub const SIZE: u64 = 0x1_0000;
@@ -49,10 +51,11 @@ const NIC_DISABLED: u32 = 1;
 const HEALTH_TICK: u64 = 100_000_000;
 
 /// Registers that keep a value.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct InitSegment {
     queue_high: u32,
     /// Address of the command queue once the driver wrote its low half.
+    #[serde(serialize_with = "show::debug")]
     pub queue: Option<DmaAddr>,
     nic_interface: u32,
     /// The function was reset while a driver used it. Until the driver sets up a command

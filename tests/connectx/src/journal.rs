@@ -4,11 +4,15 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// Violations kept word by word; later ones are only counted.
 const KEPT: usize = 256;
 
 /// Where the device writes its lines.
+#[derive(Serialize)]
 pub struct Journal {
+    #[serde(skip)]
     sink: Box<dyn FnMut(&str) + Send>,
     violations: Vec<String>,
     count: u64,

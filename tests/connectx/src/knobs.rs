@@ -2,8 +2,10 @@
 
 //! Knobs: how to make the device slow or faulty on purpose.
 
+use serde::Serialize;
+
 /// How page faults are reported (`MLX5_CAP_ODP_SCHEME`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub enum Scheme {
     /// By MKey and address: one event format, the one the driver prefers.
     #[default]
@@ -36,7 +38,7 @@ impl Scheme {
 macro_rules! knobs {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// All knobs; zero means off.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
         pub struct Knobs {
             /// The scheme that the next ENABLE_HCA takes.
             pub scheme: Scheme,

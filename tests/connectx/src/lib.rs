@@ -28,6 +28,7 @@ pub mod fault;
 pub mod guest;
 pub mod ifc;
 pub mod init_segment;
+pub mod inspect;
 pub mod journal;
 pub mod knobs;
 pub mod mkey;

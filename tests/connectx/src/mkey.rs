@@ -8,8 +8,10 @@ pub mod xlt;
 use std::collections::BTreeMap;
 
 use firmware_cmds::{AccessMode, Klm, Mkc, Mkey, Mtt, Qpn, Wire};
+use serde::Serialize;
 
 use crate::caps::LOG_MAX_MKEY;
+use crate::inspect::show;
 use crate::numbers::Numbers;
 pub use walk::{Access, Denied, Extent, Missing, Target, WalkError};
 pub use xlt::Xlt;
@@ -21,9 +23,10 @@ pub const NULL_MKEY: Mkey = Mkey::new(0x0000_0200);
 const FIRST_INDEX: u32 = 0x10;
 
 /// An MKey.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct MKey {
     /// Its context.
+    #[serde(serialize_with = "show::debug")]
     pub mkc: Mkc,
     /// Its translation entries.
     pub xlt: Xlt,
@@ -113,8 +116,9 @@ fn entries_needed(mkc: &Mkc) -> u64 {
 }
 
 /// Every MKey, by index.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Mkeys {
+    #[serde(flatten, serialize_with = "show::by_number")]
     by_index: BTreeMap<u32, MKey>,
     numbers: Numbers,
 }

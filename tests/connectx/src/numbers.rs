@@ -2,9 +2,11 @@
 
 //! Numbers for new objects.
 
+use serde::Serialize;
+
 /// Hands out numbers of one kind, in a rotation: a number that was freed comes back as
 /// late as possible, so that a stale one is noticed rather than taken for its successor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Numbers {
     first: u32,
     last: u32,

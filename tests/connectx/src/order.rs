@@ -15,17 +15,20 @@ use std::fmt;
 
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 /// Decides what the hardware leaves open.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Serialize)]
 pub struct Order {
+    #[serde(flatten)]
     seeded: Option<Seeded>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Serialize)]
 struct Seeded {
     seed: u64,
     /// Its numbers for a seed are the same in every version of its crate.
+    #[serde(skip)]
     generator: ChaCha8Rng,
 }
 

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use firmware_cmds::{Cqn, DmaAddr, Pdn, Qpn, Srqn, Xrcdn};
+use serde::Serialize;
 
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_QP;
 use crate::fault::Token;
 use crate::guest::offset;
+use crate::inspect::show;
 use crate::numbers::Numbers;
 use crate::transport::Op;
 use crate::wqe::Receive;
@@ -26,7 +28,7 @@ pub const WQEBB: u64 = 64;
 const FIRST_QPN: u32 = 0x40;
 
 /// State of a QP, kernel `include/linux/mlx5/qp.h:mlx5_qp_state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum QpState {
     /// Reset.
     Rst,
@@ -65,7 +67,7 @@ impl QpState {
 }
 
 /// Service type, kernel `include/linux/mlx5/qp.h:MLX5_QP_ST_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ServiceType {
     /// Reliable connection.
     Rc,
@@ -105,18 +107,18 @@ impl ServiceType {
 }
 
 /// Where receive WQEs come from (`rq_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum RecvKind {
     /// The QP's own queue.
     Own,
     /// A shared queue.
-    Shared(Srqn),
+    Shared(#[serde(serialize_with = "show::debug")] Srqn),
     /// Nowhere.
     None,
 }
 
 /// What holds the send queue up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Wait {
     /// Nothing.
     #[default]
@@ -124,11 +126,11 @@ pub enum Wait {
     /// A page fault, at this QP or at its peer.
     Stall(Token),
     /// A timer.
-    Until(Duration),
+    Until(#[serde(serialize_with = "show::debug")] Duration),
 }
 
 /// The send side.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct SendQueue {
     /// log2 of the number of WQEBBs, `None` without a send queue.
     pub log_size: Option<u32>,
@@ -147,11 +149,12 @@ pub struct SendQueue {
     /// Timeouts that the work request in progress has met.
     pub timeouts: u32,
     /// When which WQEBBs were posted: the start of a UMR's delay.
+    #[serde(serialize_with = "show::debug")]
     pub doorbells: VecDeque<(u16, Duration)>,
 }
 
 /// The receive side.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct RecvQueue {
     /// Where WQEs come from.
     pub kind: RecvKind,
@@ -168,9 +171,10 @@ pub struct RecvQueue {
 }
 
 /// A queue pair.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Qp {
     /// Its number.
+    #[serde(serialize_with = "show::debug")]
     pub qpn: Qpn,
     /// Service type.
     pub st: ServiceType,
@@ -318,15 +322,20 @@ impl Qp {
 }
 
 /// Every QP, by number.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Qps {
+    #[serde(flatten, serialize_with = "show::by_number")]
     by_number: BTreeMap<Qpn, Qp>,
     numbers: Numbers,
     /// QPs with work to do, each at most once.
+    #[serde(serialize_with = "show::debug")]
     ready: VecDeque<Qpn>,
     /// When to look at which QP again, each at most once.
+    #[serde(serialize_with = "show::debug")]
     timers: BTreeSet<(Duration, Qpn)>,
     /// The same by QP.
+    #[serde(serialize_with = "show::debug")]
+    #[serde(skip)]
     due: BTreeMap<Qpn, Duration>,
 }
 

@@ -5,22 +5,26 @@
 use std::collections::BTreeMap;
 
 use firmware_cmds::{Cqn, DmaAddr, Pdn, Srqn, Xrcdn};
+use serde::Serialize;
 
 use crate::buffer::QueueBuffer;
 use crate::caps::LOG_MAX_SRQ;
 use crate::guest::{read_be32, DmaError, GuestMemory};
+use crate::inspect::show;
 use crate::numbers::Numbers;
 
 /// What is particular to one kind of SRQ.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub enum SrqKind {
     /// A receive memory pool: completions go to the CQ of the QP.
     Rmp,
     /// An XRC SRQ: it has a CQ of its own.
     Xrc {
         /// Its XRC domain.
+        #[serde(serialize_with = "show::debug")]
         xrcd: Xrcdn,
         /// Its CQ.
+        #[serde(serialize_with = "show::debug")]
         cqn: Cqn,
         /// Index reported in its completions.
         user_index: u32,
@@ -28,23 +32,26 @@ pub enum SrqKind {
 }
 
 /// One shared receive queue: a linked list of WQEs in a ring of slots.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Srq {
     /// Its kind.
     pub kind: SrqKind,
     /// Domain that its buffers are checked against.
+    #[serde(serialize_with = "show::debug")]
     pub pd: Pdn,
     /// Slots, as a power of two.
     pub log_size: u32,
     /// Bytes of a slot, as a power of two.
     pub log_stride: u32,
     /// Doorbell record: WQEs posted.
+    #[serde(serialize_with = "show::debug")]
     pub dbr: DmaAddr,
     /// Its slots.
     pub buffer: QueueBuffer,
     /// Raise an event once fewer WQEs than this are left; 0 is off.
     pub limit: u16,
     /// Context as created, for the query.
+    #[serde(skip)]
     pub context: Vec<u8>,
     consumed: u16,
     head: u16,
@@ -126,9 +133,10 @@ impl Srq {
 }
 
 /// All shared receive queues.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Srqs {
     /// By number; RMPs and XRC SRQs share one space.
+    #[serde(flatten, serialize_with = "show::by_number")]
     pub queues: BTreeMap<Srqn, Srq>,
     /// Numbers for new queues.
     pub numbers: Numbers,

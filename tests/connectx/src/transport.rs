@@ -23,17 +23,19 @@ mod requester;
 use std::time::Duration;
 
 use firmware_cmds::{Eqe, EventType, Qpn, Uar};
+use serde::Serialize;
 
 use crate::completion::syndrome;
 use crate::device::Device;
 use crate::fault::{Stall, StallKind, Token};
 use crate::guest::DmaError;
+use crate::inspect::show;
 use crate::qp::context as qpc;
 use crate::qp::{QpState, RecvKind, ServiceType, Wait};
 use crate::wqe::{self, Receive, Request};
 
 /// A work request in progress.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Op {
     /// What is to be done.
     pub request: Request,
@@ -42,6 +44,7 @@ pub struct Op {
     /// The peer's epoch in which they moved.
     pub peer_epoch: Option<u64>,
     /// Not before this time (UMR latency).
+    #[serde(serialize_with = "show::debug")]
     pub not_before: Option<Duration>,
 }
 

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use firmware_cmds::{Cqn, Eqn, Qpn, Uar};
+use serde::Serialize;
 
 use crate::device::Device;
+use crate::inspect::show;
 use crate::numbers::Numbers;
 
 /// Bytes of a UAR page.
@@ -19,13 +21,15 @@ const EQ_UPDATE: u64 = 0x48;
 const SQ: std::ops::Range<u64> = 0x800..0x1000;
 
 /// All UAR pages.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Uars {
     /// Those allocated.
+    #[serde(serialize_with = "show::debug")]
     pub pages: BTreeSet<Uar>,
     /// Numbers for new ones. The first pages of the BAR are the init segment.
     pub numbers: Numbers,
     /// First halves of 8-byte doorbells that come as two writes, by address in the BAR.
+    #[serde(serialize_with = "show::by_number")]
     halves: BTreeMap<u64, u32>,
     /// Where in a page somebody tried to read.
     reads: BTreeSet<u64>,

@@ -9,34 +9,42 @@ use firmware_cmds::wqe::{
     Sge, DS_LEN, WQEBB_LEN,
 };
 use firmware_cmds::{DmaAddr, Mkey, Srqn, Wire};
+use serde::Serialize;
 
 use crate::guest::offset;
 use crate::guest::{to_u64, DmaError, GuestMemory};
+use crate::inspect::show;
 use crate::qp::{Qp, ServiceType};
 use crate::transport::mover::{total, Segment};
 
 /// A send WQE whose segments make sense.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Request {
     /// Position of the WQE in its queue, in WQEBBs, modulo 2^16.
     pub index: u16,
     /// WQEBBs it takes.
     pub wqebbs: u16,
     /// Control segment.
+    #[serde(serialize_with = "show::debug")]
     pub ctrl: CtrlSeg,
     /// SRQ of the peer (XRC).
+    #[serde(serialize_with = "show::debug")]
     pub xrc: Option<Srqn>,
     /// Address vector (UD).
+    #[serde(serialize_with = "show::debug")]
     pub av: Option<AddressVector>,
     /// Remote address (RDMA and atomics).
+    #[serde(serialize_with = "show::debug")]
     pub raddr: Option<RaddrSeg>,
     /// Operands (atomics).
+    #[serde(serialize_with = "show::debug")]
     pub atomic: Option<AtomicSeg>,
     /// Local memory or inline data; empty for a UMR.
     pub local: Vec<Segment>,
     /// Bytes of `local`.
     pub len: u64,
     /// The whole WQE.
+    #[serde(skip)]
     pub bytes: Vec<u8>,
 }
 
@@ -155,11 +163,12 @@ fn parse(qp: &Qp, wqebbs: u16, bytes: &[u8]) -> Option<Request> {
 }
 
 /// A receive WQE that a message was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receive {
     /// Its index in its queue; for a QP's own queue counted on without end.
     pub index: u16,
     /// The shared queue that it comes from.
+    #[serde(serialize_with = "show::debug")]
     pub srq: Option<Srqn>,
     /// Where the message goes; `None` if the WQE makes no sense.
     pub list: Option<Vec<Segment>>,

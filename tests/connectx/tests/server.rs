@@ -440,6 +440,35 @@ fn a_seed_is_written_down_where_a_run_is_repeated_from() {
     assert!(counters.contains(r#""commands":2"#), "{counters}");
 }
 
+/// What the command line says of a device that runs.
+fn inspect(guest: &Guest, args: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_connectx"))
+        .args(["inspect", "--control"])
+        .arg(guest.scratch.path("control"))
+        .args(args)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn the_command_line_shows_the_state_of_a_device_that_runs() {
+    let mut guest = Guest::start("inspect", &["--seed", "9", "--scheme", "transport"]);
+    let pd = guest.command(&command(0x800, 16));
+    let (_, top) = inspect(&guest, &[]);
+    let top: serde_json::Value = serde_json::from_str(&top).unwrap();
+    assert_eq!(top["pd"], "1 entry");
+    let (_, pds) = inspect(&guest, &["pd"]);
+    assert_eq!(pds, format!("[\n  \"{pd:#x}\"\n]\n"));
+    let nine = (true, "9\n".to_owned());
+    assert_eq!(inspect(&guest, &["--depth", "0", "order/seed"]), nine);
+    let (found, said) = inspect(&guest, &["qp/17"]);
+    assert!(!found);
+    assert!(said.contains("no \"17\" in \"qp\""), "{said}");
+    guest.end();
+}
+
 #[test]
 fn a_socket_that_exists_is_refused() {
     let scratch = Scratch::new("exists");

@@ -5,22 +5,27 @@
 use std::collections::BTreeSet;
 
 use firmware_cmds::{Pdn, Tdn, Uar, Xrcdn};
+use serde::Serialize;
 
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::caps::{LOG_MAX_PD, LOG_MAX_TD, LOG_MAX_XRCD};
 use crate::device::Device;
+use crate::inspect::show;
 use crate::numbers::Numbers;
 use crate::qp::context as qpc;
 use crate::srq::SrqKind;
 
 /// Protection, transport and XRC domains: numbers without further state.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Domains {
     /// Protection domains.
+    #[serde(rename = "pd", serialize_with = "show::debug")]
     pub pds: BTreeSet<Pdn>,
     /// Transport domains.
+    #[serde(rename = "td", serialize_with = "show::debug")]
     pub tds: BTreeSet<Tdn>,
     /// XRC domains.
+    #[serde(rename = "xrcd", serialize_with = "show::debug")]
     pub xrcds: BTreeSet<Xrcdn>,
     pd_numbers: Numbers,
     td_numbers: Numbers,

@@ -3,12 +3,14 @@
 //! The command queue: slots, mailboxes, delivery and completion (`mlx5_core/cmd.c`).
 
 use firmware_cmds::{DmaAddr, Eqe, EventType};
+use serde::Serialize;
 
 use super::{word, CmdStatus};
 use crate::agenda::Work;
 use crate::device::Device;
 use crate::guest::offset;
 use crate::guest::DmaError;
+use crate::inspect::show;
 use crate::knobs::spend;
 
 /// The queue has `2^LOG_SLOTS` slots.
@@ -20,11 +22,13 @@ pub const LOG_STRIDE: u8 = 6;
 const MAX_LEN: usize = 4 << 20;
 
 /// State of the command queue.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Queue {
     /// Doorbells rung, a bit per slot.
+    #[serde(serialize_with = "show::hex")]
     rung: u32,
     /// Slots whose command is still to be executed.
+    #[serde(serialize_with = "show::hex")]
     under_way: u32,
 }
 

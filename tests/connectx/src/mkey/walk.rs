@@ -6,14 +6,16 @@
 use std::fmt;
 
 use firmware_cmds::{AccessMode, DmaAddr, Klm, Ksm, Mkey, Mtt, Pdn, Qpn, Wire};
+use serde::Serialize;
 
 use super::{MKey, Mkeys, NULL_MKEY};
+use crate::inspect::show;
 
 /// How deep MKeys may refer to MKeys: implicit MR, child, and one window above.
 const MAX_DEPTH: u32 = 4;
 
 /// What an access does, and from where it comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Access {
     /// Gather of a local work request.
     LocalRead,
@@ -35,9 +37,10 @@ impl Access {
 }
 
 /// One access of a QP to memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// The key the work request or the packet names.
+    #[serde(serialize_with = "show::debug")]
     pub key: Mkey,
     /// Virtual address in the space of that MKey.
     pub va: u64,
@@ -46,8 +49,10 @@ pub struct Target {
     /// Kind of access.
     pub access: Access,
     /// Protection domain to compare with, `None` to skip the comparison.
+    #[serde(serialize_with = "show::debug")]
     pub pd: Option<Pdn>,
     /// QP that accesses, for MKeys that belong to one; `None` if that does not matter.
+    #[serde(serialize_with = "show::debug")]
     pub qpn: Option<Qpn>,
 }
 
@@ -65,9 +70,10 @@ pub struct Extent {
 }
 
 /// A translation entry that lacks the bit the access needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {
     /// The MKey whose entry it is: below an implicit MR, its child or null MKey.
+    #[serde(serialize_with = "show::debug")]
     pub key: Mkey,
     /// First missing address in the space of that MKey.
     pub va: u64,

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use firmware_cmds::Wire;
+use firmware_cmds::{Mtt, Wire};
+use serde::{Serialize, Serializer};
 
 use crate::guest::to_u64;
 
@@ -23,10 +24,27 @@ const CHUNK: usize = 4096;
 /// Storage is sparse: chunks that are all zero are not kept. An MKey with room for the
 /// 2^28 MTTs of a TiB costs nothing until entries become valid, although the driver
 /// writes every one of them, as not present, when it registers the memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Xlt {
     octwords: u32,
+    #[serde(rename = "entries", serialize_with = "entries")]
     chunks: BTreeMap<u64, Box<[u8; CHUNK]>>,
+}
+
+/// What is not zero, in units of an MTT.
+fn entries<S: Serializer>(
+    chunks: &BTreeMap<u64, Box<[u8; CHUNK]>>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(chunks.iter().flat_map(|(chunk, bytes)| {
+        let first = chunk * to_u64(CHUNK / Mtt::LEN);
+        let words = bytes.chunks_exact(Mtt::LEN).map(|word| {
+            let word = word.try_into().unwrap_or_default();
+            u64::from_be_bytes(word)
+        });
+        let numbered = (first..).zip(words).filter(|&(_, word)| word != 0);
+        numbered.map(|(index, word)| (format!("{index:#x}"), format!("{word:#x}")))
+    }))
 }
 
 /// What a write did to the MTTs it covered.

@@ -7,8 +7,11 @@
 //!
 //! Offsets: kernel `include/linux/mlx5/mlx5_ifc.h:mlx5_ifc_qpc_bits`.
 
+use serde::{Serialize, Serializer};
+
 use crate::ifc::layouts;
 pub use crate::ifc::Field;
+use crate::inspect::show;
 
 /// Length of a QP context, in bytes.
 pub const QPC_LEN: usize = 232;
@@ -113,6 +116,14 @@ pub use qpc::*;
 pub const PRIMARY_PATH: core::ops::Range<usize> = 0x18..0x44;
 /// The alternate path (`ads`), as dwords of the context.
 pub const SECONDARY_PATH: core::ops::Range<usize> = 0x44..0x70;
+
+impl Serialize for QpContext {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut layouts = LAYOUTS.iter();
+        let layout = layouts.next().map_or(&[][..], |(_, fields)| fields);
+        show::fields(layout, &self.0, to)
+    }
+}
 
 /// A QP context.
 #[derive(Clone, Debug, PartialEq, Eq)]

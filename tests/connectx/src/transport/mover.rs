@@ -10,20 +10,23 @@
 use std::ops::Range;
 
 use firmware_cmds::{Mkey, Pdn, Qpn};
+use serde::Serialize;
 
 use crate::device::Device;
 use crate::guest::DmaError;
+use crate::inspect::show;
 use crate::mkey::{Access, Denied, Extent, Missing, Mkeys, Target, WalkError};
 
 /// The most bytes that move in one step.
 pub const CHUNK: u64 = 256 << 10;
 
 /// A part of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Segment {
     /// Memory behind an MKey.
     Memory {
         /// The key.
+        #[serde(serialize_with = "show::debug")]
         key: Mkey,
         /// First address.
         va: u64,

@@ -61,6 +61,22 @@ fn what_cannot_be_served_changes_nothing() {
 }
 
 #[test]
+fn inspection() {
+    let mut rig = Rig::ready();
+    let uar = rig.alloc_uar();
+    let pages = ask(&mut rig, r#"{"cmd":"inspect","path":"uar/pages"}"#);
+    assert_eq!(pages["inspect"][0], format!("{uar:#x}"));
+    let top = ask(&mut rig, r#"{"cmd":"inspect"}"#);
+    assert_eq!(top["inspect"]["uar"], "4 entries");
+    let all = ask(&mut rig, r#"{"cmd":"inspect","depth":3}"#);
+    assert_eq!(all["inspect"]["uar"]["pages"][0], format!("{uar:#x}"));
+    for wrong in [r#""path":7"#, r#""depth":-1"#, r#""path":"qp/1""#] {
+        let reply = ask(&mut rig, &format!(r#"{{"cmd":"inspect",{wrong}}}"#));
+        assert!(reply["error"].is_string(), "{reply}");
+    }
+}
+
+#[test]
 fn violations() {
     let mut rig = Rig::ready();
     rig.mem.unmap(DmaAddr::new(0), 0x2000);

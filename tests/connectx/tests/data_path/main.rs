@@ -4,6 +4,7 @@
 //! part is played by [`rig::Rig`], which builds its bytes with firmware-cmds.
 
 mod faults;
+mod inspect;
 mod malformed;
 mod messages;
 mod order;

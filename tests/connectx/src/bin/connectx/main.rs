@@ -4,9 +4,11 @@
 //!
 //! - [`server`]: QEMU on one side, the device on the other; threads and the clock.
 //! - [`memory`]: the guest's memory, as QEMU shares it.
+//! - [`client`]: asks a program that runs.
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod memory;
 mod server;
 
@@ -16,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use connectx::{control, Journal, Knobs, Scheme};
 use server::{Connectx, Outcome};
 
@@ -33,7 +35,32 @@ enum SchemeArg {
 ///
 /// Serves one QEMU and ends with it: status 0, or 3 if strict mode saw a violation.
 #[derive(Parser)]
-struct Args {
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Option<Serve>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the state of a device that runs, as a tree
+    Inspect {
+        /// Its control socket
+        #[arg(long, value_name = "SOCKET")]
+        control: PathBuf,
+        /// Levels to show; what lies deeper is counted
+        #[arg(long, value_name = "N")]
+        depth: Option<u32>,
+        /// What to show, such as qp/0x41/sq; the top level without
+        #[arg(default_value = "")]
+        path: String,
+    },
+}
+
+#[derive(Args)]
+struct Serve {
     /// Socket for QEMU; must not exist
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
@@ -60,7 +87,7 @@ struct Args {
     trace: bool,
 }
 
-fn journal(args: &Args) -> Result<Journal, String> {
+fn journal(args: &Serve) -> Result<Journal, String> {
     let mut out: Box<dyn Write + Send> = match &args.log {
         Some(path) => {
             let file = File::create(path)
@@ -80,7 +107,7 @@ fn journal(args: &Args) -> Result<Journal, String> {
     Ok(journal)
 }
 
-fn run(args: &Args) -> Result<Outcome, String> {
+fn run(args: &Serve) -> Result<Outcome, String> {
     let journal = journal(args)?;
     let knobs = Knobs {
         scheme: match args.scheme {
@@ -121,8 +148,23 @@ fn remove(path: &Path) {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(&args) {
+    let cli = Cli::parse();
+    let done = match (cli.command, cli.serve) {
+        (
+            Some(Command::Inspect {
+                control,
+                depth,
+                path,
+            }),
+            _,
+        ) => client::inspect(&control, &path, depth).map(|tree| {
+            println!("{tree}");
+            Outcome::Disconnected
+        }),
+        (None, Some(args)) => run(&args),
+        (None, None) => Err("no socket".to_owned()),
+    };
+    match done {
         Ok(Outcome::Disconnected) => ExitCode::SUCCESS,
         Ok(Outcome::Violation(violation)) => {
             eprintln!("connectx: protocol violation: {violation}");
