@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
-/* What umem_odp.rs defines, exported as core/umem_odp.c exports it. */
+/* What umem_entry.rs defines, exported as core/umem_odp.c exports it. */
 
 #include <linux/export.h>
 #include <rdma/ib_umem_odp.h>

@@ -21,8 +21,8 @@ const DISTURB_SECONDS: &str = "30";
 
 /// The crates that Cargo does not know; their modules come with them.
 const DRIVERS: [&str; 3] = [
-    "drivers/abi/lib.rs",
-    "drivers/ib_core/umem_odp.rs",
+    "drivers/kernel/lib.rs",
+    "drivers/ib_core/umem_entry.rs",
     "drivers/mlx5_ib/odp_entry.rs",
 ];
 

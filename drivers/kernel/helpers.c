@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 /*
- * Inline functions and macros for the abstractions beside this file. In a kernel
- * tree these are rust/helpers/{hmm,mmu_notifier,pid,umem_odp}.c.
+ * Inline functions and macros for the abstractions beside this file, and for the
+ * drivers' own of ib_umem_odp. In a kernel tree these are
+ * rust/helpers/{dma,hmm,ib_umem_odp,mmu_notifier,pid}.c.
  */
 
+#include <linux/dma-mapping.h>
 #include <linux/hmm.h>
 #include <linux/hmm-dma.h>
 #include <linux/hugetlb.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
+#include <linux/pci-p2pdma.h>
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <rdma/ib_umem_odp.h>
@@ -25,6 +29,14 @@ bool rust_helper_mmu_interval_read_retry(struct mmu_interval_notifier *sub,
 	return mmu_interval_read_retry(sub, seq);
 }
 
+void rust_helper_mmu_interval_set_seq(struct mmu_interval_notifier *sub,
+				      unsigned long seq);
+void rust_helper_mmu_interval_set_seq(struct mmu_interval_notifier *sub,
+				      unsigned long seq)
+{
+	mmu_interval_set_seq(sub, seq);
+}
+
 /* linux/pid.h */
 
 struct pid *rust_helper_get_pid(struct pid *pid);
@@ -33,7 +45,39 @@ struct pid *rust_helper_get_pid(struct pid *pid)
 	return get_pid(pid);
 }
 
+/* linux/dma-mapping.h */
+
+int rust_helper_dma_mapping_error(struct device *dev, dma_addr_t addr);
+int rust_helper_dma_mapping_error(struct device *dev, dma_addr_t addr)
+{
+	return dma_mapping_error(dev, addr);
+}
+
+/* mm/hmm.c:hmm_dma_map_alloc(): what it refuses */
+
+bool rust_helper_hmm_dma_needs_bounce(struct device *dev);
+bool rust_helper_hmm_dma_needs_bounce(struct device *dev)
+{
+#ifdef CONFIG_DMA_NEED_SYNC
+	if (!dev_dma_skip_sync(dev))
+		return true;
+#endif
+	return dma_addressing_limited(dev);
+}
+
 /* linux/hmm.h: the page of an entry */
+
+bool rust_helper_hmm_pfn_is_p2pdma(unsigned long hmm_pfn);
+bool rust_helper_hmm_pfn_is_p2pdma(unsigned long hmm_pfn)
+{
+	return is_pci_p2pdma_page(hmm_pfn_to_page(hmm_pfn));
+}
+
+void rust_helper_hmm_pfn_get(unsigned long hmm_pfn);
+void rust_helper_hmm_pfn_get(unsigned long hmm_pfn)
+{
+	get_page(hmm_pfn_to_page(hmm_pfn));
+}
 
 void rust_helper_hmm_pfn_set_dirty(unsigned long hmm_pfn);
 void rust_helper_hmm_pfn_set_dirty(unsigned long hmm_pfn)

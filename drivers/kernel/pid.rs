@@ -4,19 +4,36 @@
 //!
 //! C header: [`include/linux/pid.h`](srctree/include/linux/pid.h)
 
-use crate::bindings;
 use core::ptr::NonNull;
+
 use kernel::{
-    sync::aref::{ARef, AlwaysRefCounted},
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
     task::Task,
-    types::Opaque,
+    types::Opaque, //
 };
+
+use crate::bindings;
 
 /// A wrapper for the kernel's `struct pid`.
 ///
 /// # Invariants
 ///
 /// Instances are refcounted by `get_pid` and `put_pid`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::sync::aref::ARef;
+/// use kernel_ext::pid::Pid;
+///
+/// /// Whether the process that `owner` was taken in is still there.
+/// fn is_alive(owner: &ARef<Pid>) -> bool {
+///     owner.task().is_some()
+/// }
+/// ```
 #[repr(transparent)]
 pub struct Pid(Opaque<bindings::pid>);
 
@@ -41,6 +58,12 @@ unsafe impl AlwaysRefCounted for Pid {
 }
 
 impl Pid {
+    /// The C object.
+    #[inline]
+    pub fn as_raw(&self) -> *mut bindings::pid {
+        self.0.get()
+    }
+
     /// The thread group of the current task.
     pub fn current_tgid() -> Option<ARef<Self>> {
         // SAFETY: `current` is valid; the function takes a reference on what it returns.

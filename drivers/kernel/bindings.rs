@@ -30,4 +30,4 @@ pub struct ib_device {
     _opaque: [u8; 0],
 }
 
-include!(concat!(env!("MLX5_ODP_BUILD"), "/abi_bindings.rs"));
+include!(concat!(env!("MLX5_ODP_BUILD"), "/kernel_bindings.rs"));

@@ -4,17 +4,40 @@
 //!
 //! Convert, call, convert back. `exports.c` exports what is defined here.
 
-use abi::bindings::{ib_device, ib_umem_odp};
-use abi::umem_odp::{Access, Area, LetGo, UmemOdp, PAGE_SHIFT};
+mod access;
+mod umem;
+
 use hmm_abi::{Entry, FaultError, Need};
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::bindings::mmu_interval_notifier_ops;
-use kernel::prelude::*;
+use kernel::{
+    do_once_lite,
+    prelude::*,
+    warn_on, //
+};
+use kernel_ext::bindings::{
+    ib_device,
+    ib_umem_odp,
+    mmu_interval_notifier_ops, //
+};
+
+use crate::{
+    access::Access,
+    umem::{
+        Area,
+        LetGo,
+        Mirror,
+        Owner,
+        Umem,
+        UmemOdp,
+        PAGE, //
+    },
+};
+
+const __LOG_PREFIX: &[u8] = b"ib_core\0";
 
 /// Pages that a fault looks up without allocating.
 const SMALL: usize = 16;
 
-fn into_ptr(umem: Result<KBox<UmemOdp>>) -> *mut ib_umem_odp {
+fn into_ptr(umem: Result<Pin<KBox<UmemOdp>>>) -> *mut ib_umem_odp {
     match umem {
         Ok(umem) => UmemOdp::into_raw(umem),
         Err(error) => error.to_ptr(),
@@ -35,7 +58,8 @@ pub unsafe extern "C" fn ib_umem_odp_get(
     ops: *const mmu_interval_notifier_ops,
 ) -> *mut ib_umem_odp {
     let access = Access::new(access);
-    if kernel::warn_on!(!access.on_demand()) {
+    if !access.on_demand() {
+        do_once_lite! { let _ = warn_on!(true); }
         return EINVAL.to_ptr();
     }
     let area = Area {
@@ -44,7 +68,9 @@ pub unsafe extern "C" fn ib_umem_odp_get(
         entry_shift: access.entry_shift(),
     };
     // SAFETY: By the safety requirements.
-    into_ptr(unsafe { UmemOdp::new(device, access.writable(), area, ops) })
+    let owner = unsafe { Owner::current(device, access.writable()) };
+    // SAFETY: By the safety requirements.
+    into_ptr(owner.and_then(|owner| unsafe { UmemOdp::new(owner, area, ops) }))
 }
 
 /// The root of an implicit region.
@@ -62,7 +88,8 @@ pub unsafe extern "C" fn ib_umem_odp_alloc_implicit(
         return EINVAL.to_ptr();
     }
     // SAFETY: By the safety requirements.
-    into_ptr(unsafe { UmemOdp::new_implicit(device, access.writable()) })
+    let owner = unsafe { Owner::current(device, access.writable()) };
+    into_ptr(owner.and_then(UmemOdp::new_implicit))
 }
 
 /// A mirror of `size` bytes from `addr` in the process of an implicit root.
@@ -78,17 +105,17 @@ pub unsafe extern "C" fn ib_umem_odp_alloc_child(
     ops: *const mmu_interval_notifier_ops,
 ) -> *mut ib_umem_odp {
     // SAFETY: By the safety requirements.
-    let root = unsafe { UmemOdp::from_raw(root) };
-    if kernel::warn_on!(root.geometry().is_some()) {
+    let root = unsafe { Umem::from_raw(root) };
+    if warn_on!(root.mirror().is_some()) {
         return EINVAL.to_ptr();
     }
     let area = Area {
         address: addr,
         length: size,
-        entry_shift: PAGE_SHIFT,
+        entry_shift: PAGE,
     };
     // SAFETY: By the safety requirements.
-    into_ptr(unsafe { root.new_child(area, ops) })
+    into_ptr(unsafe { UmemOdp::new(root.child_owner(), area, ops) })
 }
 
 /// Ends the mirror and frees it.
@@ -99,7 +126,7 @@ pub unsafe extern "C" fn ib_umem_odp_alloc_child(
 #[no_mangle]
 pub unsafe extern "C" fn ib_umem_odp_release(umem_odp: *mut ib_umem_odp) {
     // SAFETY: By the safety requirements.
-    unsafe { UmemOdp::release(umem_odp) };
+    drop(unsafe { UmemOdp::from_raw(umem_odp) });
 }
 
 /// Faults `bcnt` bytes from `user_virt` in, or only looks them up, and returns how many
@@ -123,7 +150,7 @@ pub unsafe extern "C" fn ib_umem_odp_map_dma_and_lock(
     fault: bool,
 ) -> c_int {
     // SAFETY: By the safety requirements.
-    let umem = unsafe { UmemOdp::from_raw(umem_odp) };
+    let umem = unsafe { Umem::from_raw(umem_odp) };
     // CAST: Widens.
     let write = access_mask & (Entry::WRITE as u64) != 0;
     let need = match (fault, write) {
@@ -131,21 +158,22 @@ pub unsafe extern "C" fn ib_umem_odp_map_dma_and_lock(
         (true, false) => Need::Read,
         (true, true) => Need::Write,
     };
-    match map_and_lock(umem, user_virt, bcnt, need) {
+    let mirror = umem.mirror().ok_or(EFAULT);
+    match mirror.and_then(|mirror| map_and_lock(mirror, user_virt, bcnt, need)) {
         Ok(entries) => entries,
         Err(error) => error.to_errno(),
     }
 }
 
-fn map_and_lock(umem: &UmemOdp, address: u64, length: u64, need: Need) -> Result<c_int> {
-    let geometry = umem.geometry().ok_or(EFAULT)?;
+fn map_and_lock(mirror: Mirror<'_>, address: u64, length: u64, need: Need) -> Result<c_int> {
+    let geometry = mirror.geometry();
     let address = usize::try_from(address).map_err(|_| EFAULT)?;
     let length = usize::try_from(length).map_err(|_| EFAULT)?;
     let indices = geometry.within(address, length).ok_or(EFAULT)?;
     // The C prototype has room for no more.
     let entries = c_int::try_from(indices.len()).map_err(|_| EINVAL)?;
 
-    let faulting = umem.faulting()?;
+    let faulting = mirror.faulting()?;
     let mut small = [Entry::EMPTY; SMALL];
     let mut large = KVec::new();
     let pages = geometry.scratch_len(indices);
@@ -181,14 +209,13 @@ pub unsafe extern "C" fn ib_umem_odp_unmap_dma_pages(
     bound: u64,
 ) {
     // SAFETY: By the safety requirements.
-    let umem = unsafe { UmemOdp::from_raw(umem_odp) };
-    let Some(geometry) = umem.geometry() else {
+    let Some(mirror) = (unsafe { Umem::from_raw(umem_odp) }).mirror() else {
         return;
     };
     // What lies beyond the address space lies beyond the mirror.
     let clip = |address| usize::try_from(address).unwrap_or(usize::MAX);
-    let indices = geometry.touched(&(clip(virt)..clip(bound)));
+    let indices = mirror.geometry().touched(&(clip(virt)..clip(bound)));
     // SAFETY: By the safety requirements.
-    let (mut locked, let_go) = unsafe { (umem.assume_locked(), LetGo::promise()) };
+    let (mut locked, let_go) = unsafe { (mirror.assume_locked(), LetGo::promise()) };
     hmm_abi::unmap(&mut *locked, indices, &let_go);
 }
