@@ -2,7 +2,7 @@
 
 //! Bindings to the shim, and to the prototypes of the entry points.
 //!
-//! The structs of `ib_core` and `mlx5_ib` stay opaque: the shim reads them.
+//! The structs of `mlx5_ib` stay opaque: the shim reads them.
 
 #![allow(
     clippy::all,
@@ -18,7 +18,7 @@
     unsafe_op_in_unsafe_fn
 )]
 
-use kernel::bindings::*;
+pub use kernel_ext::bindings::*;
 use pin_init::MaybeZeroable;
 
 /// Declares structs of which only the address is used.
@@ -32,17 +32,8 @@ macro_rules! opaque {
 }
 
 opaque! {
-    ib_pd ib_sge ib_umem_odp
+    ib_pd ib_sge
     mlx5_ib_dev mlx5_ib_mr mlx5_ib_pd mlx5_ib_pf_eq mlx5_ib_qp
 }
 
 include!(concat!(env!("MLX5_ODP_BUILD"), "/mlx5_ib_bindings.rs"));
-
-// bindgen does not know that pointers to opaque structs can be copied.
-impl Clone for mlx5r_odp_region {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl Copy for mlx5r_odp_region {}

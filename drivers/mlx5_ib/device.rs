@@ -54,10 +54,10 @@ impl Device {
 }
 
 impl Driver for Device {
-    type Region<'a> = HeldMr;
-    type Queue<'a> = Qp;
+    type Region<'a> = HeldMr<'a>;
+    type Queue<'a> = Qp<'a>;
 
-    fn region(&self, mkey: Mkey) -> Result<HeldMr, NoRegion> {
+    fn region(&self, mkey: Mkey) -> Result<HeldMr<'_>, NoRegion> {
         let mut mr = core::ptr::null_mut();
         // SAFETY: The device is live.
         let kind = unsafe { bindings::mlx5r_odp_get_mr(self.dev.as_ptr(), mkey.get(), &mut mr) };
@@ -65,7 +65,8 @@ impl Driver for Device {
         match kind {
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_MR => {
                 let mr = NonNull::new(mr).ok_or(NoRegion::NotOdp)?;
-                // SAFETY: The call found an explicit ODP MR and took a reference for us.
+                // SAFETY: The call found an explicit ODP MR and took a reference for us; the
+                // value borrows the device.
                 unsafe { HeldMr::adopt(mr) }.map_err(|_| NoRegion::NotOdp)
             }
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_STALE => Err(NoRegion::Stale),
@@ -79,8 +80,8 @@ impl Driver for Device {
         }
     }
 
-    fn queue(&self, fault: &WqeFault) -> Option<Qp> {
-        // SAFETY: The device is live, and a fault is served while it is.
+    fn queue(&self, fault: &WqeFault) -> Option<Qp<'_>> {
+        // SAFETY: The device is live, and the value borrows it.
         unsafe { Qp::find(self.dev, fault.wq_number.into()) }
     }
 

@@ -15,16 +15,16 @@ mod umem;
 
 use core::ptr::NonNull;
 
-use firmware_cmds::{Eqe, Mtt, PageFault, Wire};
+use firmware_cmds::{Eqe, Iova, Mtt, PageFault, Wire};
 use kernel::error::from_result;
-use kernel::ffi::{c_int, c_ulong, c_void};
 use kernel::prelude::*;
+use kernel_ext::mmu_notifier::{IntervalNotifier, NewSequence, Range, RawOperations};
 use mlx5_odp::{xlt, PageIndex, UserVa, VaRange};
 
 use crate::device::Device;
 use crate::eq::LockedEq;
-use crate::region::Mr;
-use crate::umem::Locked;
+use crate::region::{umem_of, Mr};
+use crate::umem::{Locked, Translations, Umem};
 
 const __LOG_PREFIX: &[u8] = b"mlx5_ib\0";
 
@@ -45,59 +45,51 @@ check! {
 
 /// `mmu_interval_notifier_ops` of every umem that `mr.c` makes.
 #[no_mangle]
-pub static mlx5_mn_ops: kernel::bindings::mmu_interval_notifier_ops =
-    kernel::bindings::mmu_interval_notifier_ops {
-        invalidate: Some(invalidate),
-        ..pin_init::zeroed()
-    };
+pub static mlx5_mn_ops: bindings::mmu_interval_notifier_ops = UmemOperations::TABLE;
 
-/// Takes back what the device has of a range before the kernel changes it.
-///
-/// # Safety
-///
-/// As `mmu_interval_notifier_ops.invalidate`: `notifier` is the one of a live `ib_umem_odp`.
-unsafe extern "C" fn invalidate(
-    notifier: *mut kernel::bindings::mmu_interval_notifier,
-    range: *const kernel::bindings::mmu_notifier_range,
-    sequence: c_ulong,
-) -> bool {
-    let mut region = bindings::mlx5r_odp_region::default();
-    let (mut start, mut end) = (0, 0);
+/// What to do about invalidations of a umem.
+struct UmemOperations;
 
-    // SAFETY: `notifier` and `range` are valid, by the caller's promise; the rest are ours.
-    let begun = unsafe {
-        bindings::mlx5r_odp_begin_invalidate(
-            notifier,
-            range,
-            sequence,
-            &mut region,
-            &mut start,
-            &mut end,
-        )
-    };
-    match begun {
-        bindings::mlx5r_odp_begun_MLX5R_ODP_LOCKED => {}
-        bindings::mlx5r_odp_begun_MLX5R_ODP_NOTHING_MAPPED => return true,
-        _ => return false,
+impl RawOperations for UmemOperations {
+    /// Takes back what the device has of a range before the kernel changes it.
+    fn invalidate(notifier: &IntervalNotifier, range: &Range, sequence: NewSequence<'_>) -> bool {
+        if !range.is_blockable() {
+            return false;
+        }
+        // SAFETY: `mr.c` passes the table to `ib_umem_odp_get`, and to nothing else.
+        let umem = unsafe { Umem::of_notifier(notifier) };
+        let mut guard = umem.mutex().lock();
+        sequence.set(&guard);
+
+        // Entries that are known and not mapped are looked up anew when used.
+        if *umem.npages(&mut guard) == 0 {
+            return true;
+        }
+        // The IOVA is for the device to name pages by, which an invalidation does not do.
+        let Some(placement) = umem.placement(Iova::new(0)) else {
+            return true;
+        };
+        // CAST: widens, both.
+        let (start, end) = (range.span().start as u64, range.span().end as u64);
+        let mirrored = placement.pages;
+        let Some(range) = VaRange::new(
+            UserVa(start).max(mirrored.start()),
+            UserVa(end).min(mirrored.end()),
+        ) else {
+            return true;
+        };
+        let pages = placement.pages_of(range);
+        let mut umem = Locked::new(umem, placement, guard);
+        let done = mlx5_odp::invalidate(&mut umem, pages);
+
+        umem.count_invalidation(done.pages * umem.placement().shift.base_pages());
+        if done.kept != 0 {
+            umem.error(c"translations not taken back, pages are kept until the MKey is destroyed");
+        } else if done.failed {
+            umem.error(c"translations not taken back, the MKey is revoked");
+        }
+        true
     }
-    // SAFETY: The call locked the umem; the umem removes its notifier before it is freed, which
-    // waits for this callback.
-    let Some(mut umem) = (unsafe { Locked::adopt(region) }) else {
-        return true;
-    };
-    let Some(range) = VaRange::new(UserVa(start), UserVa(end)) else {
-        return true;
-    };
-    let pages = umem.placement().pages_of(range);
-    let done = mlx5_odp::invalidate(&mut umem, pages);
-
-    umem.count_invalidation(done.pages * umem.placement().shift.base_pages());
-    if done.kept != 0 {
-        umem.error(c"translations not taken back, pages are kept until the MKey is destroyed");
-    } else if done.failed {
-        umem.error(c"translations not taken back, the MKey is revoked");
-    }
-    true
 }
 
 // CAST: a single low bit.
@@ -128,13 +120,11 @@ pub unsafe extern "C" fn mlx5_odp_populate_xlt(
     let entries =
         unsafe { core::slice::from_raw_parts_mut(xlt.cast::<[u8; Mtt::LEN]>(), nentries) };
     // SAFETY: `mr` is an ODP MR and its umem locked, by the caller's promise.
-    let Ok(table) = (unsafe { umem::Borrowed::of(mr) }) else {
-        return EINVAL.to_errno();
-    };
+    let table = unsafe { Translations::of(umem_of(mr).0) };
 
     // CAST: widens.
     for (entry, index) in entries.iter_mut().zip(idx as u64..) {
-        let mtt = xlt::entry(&*table, PageIndex(index));
+        let mtt = xlt::entry(&table, PageIndex(index));
         // Cannot fail: the length is the right one.
         let _ = mtt.emit(entry);
     }

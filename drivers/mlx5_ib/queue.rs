@@ -2,6 +2,7 @@
 
 //! Queue pairs, for reading the WQE that stalled.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use firmware_cmds::wqe::SendTransport;
@@ -10,22 +11,24 @@ use kernel::prelude::*;
 use mlx5_odp::{NoWqe, Queue};
 
 use crate::bindings;
+use crate::device::Device;
 
 /// A queue pair.
 ///
 /// # Invariants
 ///
-/// `qp` is live, and the value owns a reference on it.
-pub(crate) struct Qp {
+/// `qp` is live, and the value owns a reference on it. The device, whose it is, lives for `'a`.
+pub(crate) struct Qp<'a> {
     qp: NonNull<bindings::mlx5_ib_qp>,
+    _device: PhantomData<&'a Device>,
 }
 
-impl Qp {
+impl Qp<'_> {
     /// The queue pair of a number.
     ///
     /// # Safety
     ///
-    /// `dev` is live, for as long as the value too.
+    /// `dev` is live, and the value does not outlive it.
     pub(crate) unsafe fn find(
         dev: NonNull<bindings::mlx5_ib_dev>,
         number: firmware_cmds::Qpn,
@@ -35,6 +38,7 @@ impl Qp {
         // INVARIANT: As just said.
         Some(Self {
             qp: NonNull::new(qp)?,
+            _device: PhantomData,
         })
     }
 
@@ -57,7 +61,7 @@ impl Qp {
     }
 }
 
-impl Drop for Qp {
+impl Drop for Qp<'_> {
     fn drop(&mut self) {
         // SAFETY: The value owns a reference.
         unsafe { bindings::mlx5r_odp_put_qp(self.qp.as_ptr()) };
@@ -73,7 +77,7 @@ impl AsRef<[u8]> for Wqe {
     }
 }
 
-impl Queue for Qp {
+impl Queue for Qp<'_> {
     type Wqe = Wqe;
 
     fn transport(&self) -> Option<SendTransport> {

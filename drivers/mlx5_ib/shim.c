@@ -3,10 +3,8 @@
  * Macros, inline functions and structs for odp_entry.rs. No policy in here.
  */
 
-#include <linux/hmm.h>
-#include <linux/hmm-dma.h>
+#include <linux/mlx5/driver.h>
 #include <linux/mlx5/eq.h>
-#include <linux/pci-p2pdma.h>
 #include <rdma/ib_umem_odp.h>
 
 #include "mlx5_ib.h"
@@ -64,22 +62,9 @@ void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr)
 	mlx5r_deref_odp_mkey(&mr->mmkey);
 }
 
-static void umem_region(struct ib_umem_odp *umem,
-			struct mlx5r_odp_region *region)
-{
-	region->umem = umem;
-	region->pfns = umem->map.pfn_list;
-	region->address = umem->umem.address;
-	region->start = ib_umem_start(umem);
-	region->end = ib_umem_end(umem);
-	region->page_shift = umem->page_shift;
-	region->writable = umem->umem.writable;
-}
-
 void mlx5r_odp_region(struct mlx5_ib_mr *mr, struct mlx5r_odp_region *region)
 {
-	umem_region(to_ib_umem_odp(mr->umem), region);
-	region->dev = mr_to_mdev(mr);
+	region->umem = to_ib_umem_odp(mr->umem);
 	region->iova = mr->ibmr.iova;
 	region->key = mr->mmkey.key;
 }
@@ -112,95 +97,6 @@ void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages)
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
 {
 	mlx5_update_odp_stats(mr, prefetch, cpu_pages(pages));
-}
-
-/* --- Umem ------------------------------------------------------------------- */
-
-int mlx5r_odp_fault_and_lock(struct ib_umem_odp *umem, u64 start, u64 bytes,
-			     bool write, bool fault)
-{
-	return ib_umem_odp_map_dma_and_lock(umem, start, bytes,
-					    write ? HMM_PFN_WRITE : 0, fault);
-}
-
-void mlx5r_odp_unlock(struct ib_umem_odp *umem)
-{
-	mutex_unlock(&umem->umem_mutex);
-}
-
-struct mlx5_ib_mr *mlx5r_odp_owner(struct ib_umem_odp *umem)
-{
-	return umem->private;
-}
-
-void mlx5r_odp_disown(struct ib_umem_odp *umem)
-{
-	lockdep_assert_held(&umem->umem_mutex);
-	umem->private = NULL;
-}
-
-int mlx5r_odp_dma_map(struct ib_umem_odp *umem, size_t index, u64 *addr)
-{
-	unsigned long *pfn = &umem->map.pfn_list[index];
-	bool mapped = *pfn & HMM_PFN_DMA_MAPPED;
-	struct pci_p2pdma_map_state p2pdma = {};
-	struct ib_device *dev = umem->umem.ibdev;
-	dma_addr_t dma_addr;
-
-	lockdep_assert_held(&umem->umem_mutex);
-
-	/* hmm_dma_map_pfn() would map frame 0. */
-	if (!(*pfn & HMM_PFN_VALID))
-		return -EAGAIN;
-	dma_addr = hmm_dma_map_pfn(dev->dma_device, &umem->map, index, &p2pdma);
-	if (ib_dma_mapping_error(dev, dma_addr))
-		return -EFAULT;
-	/* ib_umem_odp_unmap_dma_pages() takes one off for each. */
-	if (!mapped)
-		umem->npages++;
-	*addr = dma_addr;
-	return 0;
-}
-
-void mlx5r_odp_get_page(unsigned long pfn)
-{
-	get_page(hmm_pfn_to_page(pfn));
-}
-
-void mlx5r_odp_unmap(struct ib_umem_odp *umem, u64 start, u64 end)
-{
-	ib_umem_odp_unmap_dma_pages(umem, start, end);
-}
-
-enum mlx5r_odp_begun
-mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
-			   const struct mmu_notifier_range *range,
-			   unsigned long seq, struct mlx5r_odp_region *region,
-			   u64 *start, u64 *end)
-{
-	struct ib_umem_odp *umem =
-		container_of(notifier, struct ib_umem_odp, notifier);
-	struct mlx5_ib_mr *mr;
-
-	if (!mmu_notifier_range_blockable(range))
-		return MLX5R_ODP_NOT_BLOCKABLE;
-
-	mutex_lock(&umem->umem_mutex);
-	mmu_interval_set_seq(notifier, seq);
-
-	/* Entries that are known and not mapped are looked up anew when used. */
-	if (!umem->npages) {
-		mutex_unlock(&umem->umem_mutex);
-		return MLX5R_ODP_NOTHING_MAPPED;
-	}
-	mr = umem->private;
-	if (mr)
-		mlx5r_odp_region(mr, region);
-	else
-		umem_region(umem, region);
-	*start = max_t(u64, ib_umem_start(umem), range->start);
-	*end = min_t(u64, ib_umem_end(umem), range->end);
-	return MLX5R_ODP_LOCKED;
 }
 
 /* --- Device ----------------------------------------------------------------- */
@@ -241,9 +137,10 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
 	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
 }
 
-void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value)
+void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what)
 {
-	dev_err(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
+	dev_err(&mr_to_mdev(mr)->ib_dev.dev, "%s (0x%x)\n", what,
+		mr->mmkey.key);
 }
 
 #define ODP_CAP(dev, transport, op, flag)                                      \

@@ -15,8 +15,6 @@ struct mlx5_ib_dev;
 struct mlx5_ib_mr;
 struct mlx5_ib_pf_eq;
 struct mlx5_ib_qp;
-struct mmu_interval_notifier;
-struct mmu_notifier_range;
 
 /* --- Keys and regions ------------------------------------------------------ */
 
@@ -34,18 +32,9 @@ enum mlx5r_odp_key {
 };
 
 struct mlx5r_odp_region {
-	struct mlx5_ib_dev *dev;
 	struct ib_umem_odp *umem;
-	/* One entry per page of 1 << page_shift; protected by the umem's lock. */
-	unsigned long *pfns;
 	u64 iova;
-	u64 address;
-	/* The pages: first byte, and byte behind the last. */
-	u64 start;
-	u64 end;
 	u32 key;
-	u32 page_shift;
-	bool writable;
 };
 
 enum mlx5r_odp_key mlx5r_odp_get_mr(struct mlx5_ib_dev *dev, u32 key,
@@ -60,36 +49,6 @@ void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages);
 
-/* --- Umem ------------------------------------------------------------------- */
-
-/* On success the umem is locked. */
-int mlx5r_odp_fault_and_lock(struct ib_umem_odp *umem, u64 start, u64 bytes,
-			     bool write, bool fault);
-void mlx5r_odp_unlock(struct ib_umem_odp *umem);
-/* The rest with the umem locked. */
-struct mlx5_ib_mr *mlx5r_odp_owner(struct ib_umem_odp *umem);
-void mlx5r_odp_disown(struct ib_umem_odp *umem);
-/* -EAGAIN if the entry is not valid. */
-int mlx5r_odp_dma_map(struct ib_umem_odp *umem, size_t index, u64 *addr);
-void mlx5r_odp_get_page(unsigned long pfn);
-void mlx5r_odp_unmap(struct ib_umem_odp *umem, u64 start, u64 end);
-
-enum mlx5r_odp_begun {
-	/* The range does not allow to sleep. */
-	MLX5R_ODP_NOT_BLOCKABLE,
-	/* The device can have no translation, and no page has to be unmapped. */
-	MLX5R_ODP_NOTHING_MAPPED,
-	/* The umem is locked, and start and end are cut to it. */
-	MLX5R_ODP_LOCKED,
-};
-
-/* Sets the notifier's sequence under the umem's lock, unless not blockable. */
-enum mlx5r_odp_begun
-mlx5r_odp_begin_invalidate(struct mmu_interval_notifier *notifier,
-			   const struct mmu_notifier_range *range,
-			   unsigned long seq, struct mlx5r_odp_region *region,
-			   u64 *start, u64 *end);
-
 /* --- Device ----------------------------------------------------------------- */
 
 int mlx5r_odp_update(struct mlx5_ib_mr *mr, u64 index, int pages,
@@ -100,7 +59,7 @@ int mlx5r_odp_revoke(struct mlx5_ib_mr *mr);
 int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len);
 /* What users can cause is limited in rate; what must not be lost is not. */
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
-void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value);
+void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev);
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
 u64 mlx5r_odp_now_ms(void);
