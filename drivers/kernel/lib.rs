@@ -4,8 +4,9 @@
 //!
 //! Each module is written as if it were one of `rust/kernel/`, and imports nothing of
 //! this project: [`mmu_notifier`] and [`hmm`] to mirror the memory of a process,
-//! [`dma_iova`] and [`hmm_dma`] to map it for a device, [`pid`]. Nobody else uses
-//! [`bindings`], but for C structs of which the address is passed on.
+//! [`dma_iova`] and [`hmm_dma`] to map it for a device, [`pid`], [`mempool`] and
+//! [`workqueue`]. Nobody else uses [`bindings`], but for C structs of which the address is
+//! passed on.
 
 #![crate_name = "kernel_ext"]
 
@@ -15,5 +16,7 @@ pub mod bindings;
 pub mod dma_iova;
 pub mod hmm;
 pub mod hmm_dma;
+pub mod mempool;
 pub mod mmu_notifier;
 pub mod pid;
+pub mod workqueue;
