@@ -7,11 +7,13 @@
   suites.py mixed          the distribution's mlx5_ib on our ib_core: the demo's traffic
   suites.py rxe            rdma_rxe on the distribution's ib_core and on ours
   suites.py cycles         ours loaded and unloaded 20 times, with traffic
+  suites.py kernel PATH... what drivers/kernel has, on the kernel; DMA by these paths
   suites.py zap clean      ours skips no zap
   suites.py zap caught     the test variant skips one; the device ends the run
   suites.py debug          the demo's traffic on ours, in both schemes
 """
 
+import re
 import sys
 
 import bed
@@ -53,6 +55,22 @@ def mixed():
             traffic.run(stack)
 
 
+def kernel(*paths):
+    """By a module that tests when it is loaded, and says in the log what came of it."""
+    with bed.Stack("rust", "memory") as stack:
+        stack.emit("start", test="kernel")
+        done = bed.command("insmod", "/modules/rust/kernel_ext_test.ko")
+        log = bed.command("dmesg").stdout
+        results = dict(re.findall(r"kernel_ext_test: (.+?): (ok|FAILED.*)$", log, re.MULTILINE))
+        for test, said in results.items():
+            stack.emit("result", group="kernel", test=test, ok=said == "ok",
+                       detail="" if said == "ok" else said)
+        missing = {f"dma, {path}" for path in paths} - set(results)
+        stack.emit("result", test="kernel", ok=not done.returncode and not missing,
+                   detail=f"not tested: {missing}" if missing else bed.last_line(done.stderr))
+        bed.command("rmmod", "kernel_ext_test")
+
+
 def debug():
     """For the debug kernel, which is slow."""
     for scheme in "memory", "transport":
@@ -72,6 +90,7 @@ SUITES = {
     "input": bad_input,
     "mixed": mixed,
     "rxe": lambda: bed.lines("rxe", *bed.script("run_rxe.py")),
+    "kernel": kernel,
     "cycles": lambda: bed.lines("cycles", *bed.script("cycle.py")),
     "zap": zap,
     "debug": debug,

@@ -25,7 +25,7 @@ const SOURCES: [&str; 5] = ["Kbuild", "drivers", "firmware-cmds", "hmm-abi", "ml
 pub(crate) const DISK: u64 = 512;
 
 /// The modules that a build must bring.
-pub(crate) const MODULES: [&str; 2] = ["ib_core.ko", "mlx5_ib.ko"];
+pub(crate) const MODULES: [&str; 3] = ["ib_core.ko", "mlx5_ib.ko", "kernel_ext_test.ko"];
 
 /// A note of the step: what compilers and objtool warned of.
 pub(crate) const WARNINGS: &str = "warnings";
@@ -228,7 +228,7 @@ pub(crate) fn ensure(
         let kernel_flags = kernel.flags();
         let script = format!(
             "make -C {BUILD} M=/project MO=/out BITFIELD_STRUCT_SRC=/cargo \
-             {kernel_flags} {variant_flag} -j$(nproc) modules\n\
+             MLX5_ODP_SELFTEST=1 {kernel_flags} {variant_flag} -j$(nproc) modules\n\
              cp {} /modules/\n",
             MODULES.map(|m| format!("/out/{m}")).join(" ")
         );

@@ -20,8 +20,9 @@ use crate::vm::{Hardware, Iommu};
 const DISTURB_SECONDS: &str = "30";
 
 /// The crates that Cargo does not know; their modules come with them.
-const DRIVERS: [&str; 3] = [
+const DRIVERS: [&str; 4] = [
     "drivers/kernel/lib.rs",
+    "drivers/kernel/selftest/selftest.rs",
     "drivers/ib_core/umem_entry.rs",
     "drivers/mlx5_ib/odp_entry.rs",
 ];
@@ -102,6 +103,17 @@ fn suites() -> Vec<Suite> {
             ..suite("rxe", &["rxe"], 5)
         },
         suite("cycles", &["cycles"], 6),
+        suite("kernel", &["kernel", "virtual", "iova", "list"], 3),
+        Suite {
+            options: Options {
+                hardware: Hardware {
+                    iommu: Iommu::None,
+                    ..Hardware::default()
+                },
+                ..Options::default()
+            },
+            ..suite("kernel-direct", &["kernel", "virtual", "direct"], 3)
+        },
         suite("zap-clean", &["zap", "clean"], 2),
         Suite {
             options: Options {
