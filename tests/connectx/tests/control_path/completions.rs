@@ -299,7 +299,7 @@ fn no_completion_is_lost_or_doubled_by_a_resize() {
             queue.push(counter, false);
             let entry = queue.rig.entry(ring, index % size);
             assert_eq!(entry[0x3c..0x3e], counter.to_be_bytes());
-            assert_eq!(u64::from(entry[0x3f] & 1), index / size & 1);
+            assert_eq!(u64::from(entry[0x3f] & 1), (index / size) & 1);
             queue.consume(u32::try_from(index).unwrap() + 1);
         }
         assert_eq!(queue.rig.device.counters.cq_overruns, 0);
