@@ -46,15 +46,32 @@ bool devctl_request(const char *json, char *reply, unsigned int reply_size)
 	return true;
 }
 
-void device_set(const char *knob, unsigned int value)
+/* A request that the device must serve. */
+static void device_request(const char *json, char *reply, unsigned int reply_size)
 {
-	char json[96], reply[256];
-
-	snprintf(json, sizeof(json), "{\"cmd\":\"set\",\"%s\":%u}", knob, value);
-	if (!devctl_request(json, reply, sizeof(reply)))
+	if (!devctl_request(json, reply, reply_size))
 		die("%s is not there", DEVCTL_PORT);
 	if (strstr(reply, "\"error\""))
 		die("the device refused %s: %s", json, reply);
+}
+
+unsigned int device_rule(const char *rule)
+{
+	char json[256], reply[1024];
+	uint64_t id;
+
+	snprintf(json, sizeof(json), "{\"cmd\":\"rule\",\"add\":\"%s\"}", rule);
+	device_request(json, reply, sizeof(reply));
+	if (!devctl_number(reply, "id", &id))
+		die("the rule \"%s\" has no number: %s", rule, reply);
+	return id;
+}
+
+void device_rules_clear(void)
+{
+	char reply[256];
+
+	device_request("{\"cmd\":\"clear-rules\"}", reply, sizeof(reply));
 }
 
 bool devctl_number(const char *json, const char *key, uint64_t *value)

@@ -15,8 +15,14 @@
 /* Sends one JSON line, fills REPLY with the answer line. False if there is no port. */
 bool devctl_request(const char *json, char *reply, unsigned int reply_size);
 
-/* Sets a knob of the software ConnectX. Dies unless it takes it. */
-void device_set(const char *knob, unsigned int value);
+/*
+ * Adds a rule to the software ConnectX, as tests/connectx/src/rules.rs has them, and
+ * returns its number. Dies unless the device takes it.
+ */
+unsigned int device_rule(const char *rule);
+
+/* Removes all rules of the software ConnectX; what they hold back goes on. */
+void device_rules_clear(void);
 
 /* The number behind "KEY": in a flat JSON object; false if there is none. */
 bool devctl_number(const char *json, const char *key, uint64_t *value);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 /*
  * SIGKILL of a process whose device fault is held: by userfaultfd, or by a device that
- * is slow to complete UMRs (knob umr_delay_ms of the software ConnectX; left out where
+ * is slow to complete UMRs (a rule of the software ConnectX; left out where
  * there is none). It must be gone within a bounded time and leave nothing behind;
  * meanwhile another process's traffic, faulting itself, goes on.
  *
@@ -106,15 +106,12 @@ static int hear(int sock)
 	return fd;
 }
 
-static void set_umr_delay(unsigned int ms)
+static void delay_umrs(void)
 {
-	device_set("umr_delay_ms", ms);
-}
+	char rule[64];
 
-/* However this program ends, the next one gets a quick device. */
-static void reset_umr_delay(void)
-{
-	set_umr_delay(0);
+	snprintf(rule, sizeof(rule), "umr do=delay ms=%u", UMR_DELAY_MS);
+	device_rule(rule);
 }
 
 /* How far a child is with what a slow device must hold up; shared with it. */
@@ -178,7 +175,7 @@ static void victim_main(const char *dev, enum stall stall, int sock, _Atomic int
 		tell(sock, -1);
 		break;
 	case STALL_UMR_FAULT:
-		set_umr_delay(UMR_DELAY_MS);
+		delay_umrs();
 		tell(sock, -1);
 		*progress = BEGUN;
 		pair_do(&v.pair, &op, 30);
@@ -186,7 +183,7 @@ static void victim_main(const char *dev, enum stall stall, int sock, _Atomic int
 		break;
 	case STALL_UMR_INVALIDATION:
 		victim_first_write(&v);
-		set_umr_delay(UMR_DELAY_MS);
+		delay_umrs();
 		tell(sock, -1);
 		*progress = BEGUN;
 		madvise(v.target.mem, LEN, MADV_DONTNEED);
@@ -278,7 +275,7 @@ static void run_case(const char *dev, const struct kill_case *c)
 
 	report_begin(&r, "kill");
 	report_str(&r, "case", c->name);
-	/* All UMRs are slow with the knob set, so the other process must not need any. */
+	/* The rule makes all UMRs slow, so the other process must not need any. */
 	monitor_start(&s.monitor, dev, !umr);
 	count_objects(dev, before, sizeof(before));
 	device_counters(dev, &s.before);
@@ -328,7 +325,7 @@ static void run_case(const char *dev, const struct kill_case *c)
 		report_fail(&r, "the child is still there %.1f s after SIGKILL", gone_s);
 	report_seconds(&r, "gone_s", gone_s);
 	if (umr)
-		set_umr_delay(0);
+		device_rules_clear();
 	sleep_ms(100);
 	count_objects(dev, after, sizeof(after));
 	report_str(&r, "objects", after);
@@ -366,7 +363,7 @@ static void slow_invalidation(const char *dev)
 	report_str(&r, "case", SLOW_INVALIDATION);
 	victim_setup(&v, dev);
 	victim_first_write(&v);
-	set_umr_delay(UMR_DELAY_MS);
+	delay_umrs();
 	start = now();
 	if (pthread_create(&thread, NULL, drop_thread, &v))
 		die("pthread_create failed");
@@ -377,7 +374,7 @@ static void slow_invalidation(const char *dev)
 	if (status == NO_COMPLETION)
 		report_fail(&r, "no completion within 20 s");
 	report_seconds(&r, "seconds", now() - start);
-	set_umr_delay(0);
+	device_rules_clear();
 	pthread_join(thread, NULL);
 	sleep_ms(50);
 	report_str(&r, "local_qp", qp_state_name(pair_state(&v.pair, REQUESTER)));
@@ -436,7 +433,7 @@ int main(int argc, char **argv)
 		o.umr = false;
 	}
 	if (o.umr)
-		atexit(reset_umr_delay);
+		atexit(device_rules_clear);	/* the next program gets a quick device */
 	while (o.repeat--) {
 		for (i = 0; i < N_CASES; i++)
 			if ((o.umr || cases[i].stall <= STALL_UFFD_CHILD) &&

@@ -78,6 +78,14 @@ static void check_unmapped(struct zap *z, unsigned int i)
 		pair_reconnect(&z->pair);
 }
 
+static void fail_zaps(unsigned int times)
+{
+	char rule[64];
+
+	snprintf(rule, sizeof(rule), "umr kind=zap times=%u do=fail", times);
+	device_rule(rule);
+}
+
 static void run(struct zap *z, unsigned int ranges)
 {
 	struct device_counters before, after;
@@ -96,7 +104,7 @@ static void run(struct zap *z, unsigned int ranges)
 				    status ? wc_status_name(status) : "wrong data");
 	}
 	if (z->fail_zaps)
-		device_set("umr_fail_count", z->fail_zaps);
+		fail_zaps(z->fail_zaps);
 	/* All are taken away before the first is accessed, so that pages are reused. */
 	for (i = 0; i < ranges && r.ok; i++)
 		if (i % 4 == 3 ? munmap(z->target.mem + i * RANGE, RANGE) :
@@ -110,7 +118,7 @@ static void run(struct zap *z, unsigned int ranges)
 	device_counters(z->dev.name, &after);
 	report_u64(&r, "ranges", ranges);
 	if (z->fail_zaps) {
-		device_set("umr_fail_count", 0);
+		device_rules_clear();
 		report_u64(&r, "refused", z->refused);
 	}
 	if (after.valid)

@@ -75,28 +75,43 @@ pub struct CtrlSegLayout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WqeOpcode(pub u8);
 
-impl WqeOpcode {
-    /// Nothing.
-    pub const NOP: Self = Self(0x00);
-    /// SEND that invalidates a key of the peer.
-    pub const SEND_INVAL: Self = Self(0x01);
-    /// RDMA WRITE.
-    pub const RDMA_WRITE: Self = Self(0x08);
-    /// RDMA WRITE with immediate data.
-    pub const RDMA_WRITE_IMM: Self = Self(0x09);
-    /// SEND.
-    pub const SEND: Self = Self(0x0a);
-    /// SEND with immediate data.
-    pub const SEND_IMM: Self = Self(0x0b);
-    /// RDMA READ.
-    pub const RDMA_READ: Self = Self(0x10);
-    /// Atomic compare and swap.
-    pub const ATOMIC_CS: Self = Self(0x11);
-    /// Atomic fetch and add.
-    pub const ATOMIC_FA: Self = Self(0x12);
-    /// Change an MKey.
-    pub const UMR: Self = Self(0x25);
+macro_rules! opcodes {
+    ($($(#[$meta:meta])* $name:ident = $value:literal,)*) => {
+        impl WqeOpcode {
+            $($(#[$meta])* pub const $name: Self = Self($value);)*
 
+            /// Every opcode that this crate knows, with the name of its constant.
+            pub const NAMES: &'static [(Self, &'static str)] = &[
+                $((Self::$name, stringify!($name)),)*
+            ];
+        }
+    };
+}
+
+opcodes! {
+    /// Nothing.
+    NOP = 0x00,
+    /// SEND that invalidates a key of the peer.
+    SEND_INVAL = 0x01,
+    /// RDMA WRITE.
+    RDMA_WRITE = 0x08,
+    /// RDMA WRITE with immediate data.
+    RDMA_WRITE_IMM = 0x09,
+    /// SEND.
+    SEND = 0x0a,
+    /// SEND with immediate data.
+    SEND_IMM = 0x0b,
+    /// RDMA READ.
+    RDMA_READ = 0x10,
+    /// Atomic compare and swap.
+    ATOMIC_CS = 0x11,
+    /// Atomic fetch and add.
+    ATOMIC_FA = 0x12,
+    /// Change an MKey.
+    UMR = 0x25,
+}
+
+impl WqeOpcode {
     /// For `bitfield`.
     const fn from_bits(bits: u8) -> Self {
         Self(bits)

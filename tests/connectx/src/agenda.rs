@@ -12,19 +12,28 @@ use serde::{Serialize, Serializer};
 
 use crate::completion::Cqe;
 use crate::inspect::show;
+use crate::rules::points::CommandAct;
+use crate::rules::words::Corrupt;
 
 /// One thing to do.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) enum Work {
-    /// Execute the command in this slot.
-    Command(u8),
-    /// Write an event.
+    /// Execute the command in this slot, as a rule says if one acts on it.
+    Command(u8, Option<CommandAct>),
+    /// Write an event, with the bits that a rule changes in it.
     Event(
         #[serde(serialize_with = "show::debug")] Eqn,
         #[serde(serialize_with = "show::debug")] Eqe,
+        Option<Corrupt>,
     ),
-    /// Write a completion.
-    Completion(#[serde(serialize_with = "show::debug")] Cqn, Cqe),
+    /// Write a completion, with the bits that a rule changes in it.
+    Completion(
+        #[serde(serialize_with = "show::debug")] Cqn,
+        Cqe,
+        Option<Corrupt>,
+    ),
+    /// Go on with the work request that a rule held back on this QP.
+    Request(#[serde(serialize_with = "show::debug")] Qpn),
 }
 
 /// Work of one stream is done in the order in which it came.
@@ -35,13 +44,14 @@ enum Stream {
     Event(Eqn, EventType, [u8; EQE_DATA_LEN]),
     /// Completions of one QP.
     Completion(Qpn),
+    Request(Qpn),
 }
 
 impl Work {
     fn stream(&self) -> Stream {
         match self {
-            Self::Command(slot) => Stream::Command(*slot),
-            Self::Event(eqn, eqe) => {
+            Self::Command(slot, _) => Stream::Command(*slot),
+            Self::Event(eqn, eqe, _) => {
                 let mut about = eqe.data;
                 // Page faults and command slots are independent of each other; everything
                 // else names its object in the last word.
@@ -50,7 +60,8 @@ impl Work {
                 }
                 Stream::Event(*eqn, eqe.event_type, about)
             }
-            Self::Completion(_, cqe) => Stream::Completion(cqe.qpn),
+            Self::Completion(_, cqe, _) => Stream::Completion(cqe.qpn),
+            Self::Request(qpn) => Stream::Request(*qpn),
         }
     }
 }
@@ -113,8 +124,14 @@ impl Agenda {
     /// Takes the oldest completion or event that may be written now.
     pub(crate) fn take_report(&mut self) -> Option<Work> {
         let mut works = self.due.iter();
-        let at = works.position(|work| !matches!(work, Work::Command(_)))?;
+        let at = works.position(|work| matches!(work, Work::Event(..) | Work::Completion(..)))?;
         self.due.remove(at)
+    }
+
+    /// Forgets work, due or not.
+    pub(crate) fn forget(&mut self, forget: impl Fn(&Work) -> bool) {
+        self.due.retain(|work| !forget(work));
+        self.later.retain(|_, work| !forget(work));
     }
 
     /// When the next work becomes due that is not yet.
@@ -133,12 +150,12 @@ mod tests {
             wqe_counter,
             ..Cqe::default()
         };
-        Work::Completion(Cqn::truncate(1), cqe)
+        Work::Completion(Cqn::truncate(1), cqe, None)
     }
 
     fn counter(work: Option<Work>) -> u16 {
         match work {
-            Some(Work::Completion(_, cqe)) => cqe.wqe_counter,
+            Some(Work::Completion(_, cqe, _)) => cqe.wqe_counter,
             other => panic!("{other:?}"),
         }
     }
@@ -161,10 +178,10 @@ mod tests {
         let event = |event_type, first, last| {
             let mut eqe = Eqe::empty(event_type, 0);
             (eqe.data[0], eqe.data[EQE_DATA_LEN - 1]) = (first, last);
-            Work::Event(Eqn::new(1), eqe)
+            Work::Event(Eqn::new(1), eqe, None)
         };
         let first = |work: Option<Work>| match work {
-            Some(Work::Event(_, eqe)) => eqe.data[0],
+            Some(Work::Event(_, eqe, _)) => eqe.data[0],
             other => panic!("{other:?}"),
         };
         agenda.add(event(EventType::CQ_ERROR, 1, 7));
@@ -179,13 +196,13 @@ mod tests {
     fn what_is_put_off_becomes_due_in_the_order_of_time() {
         let mut agenda = Agenda::default();
         let ms = Duration::from_millis;
-        agenda.put_off(ms(2), Work::Command(2));
-        agenda.put_off(ms(1), Work::Command(1));
-        agenda.put_off(ms(3), Work::Command(3));
+        agenda.put_off(ms(2), Work::Command(2, None));
+        agenda.put_off(ms(1), Work::Command(1, None));
+        agenda.put_off(ms(3), Work::Command(3, None));
         assert_eq!((agenda.due(), agenda.next()), (0, Some(ms(1))));
         agenda.expire(ms(2));
         assert_eq!((agenda.due(), agenda.next()), (2, Some(ms(3))));
-        assert!(matches!(agenda.take(0), Some(Work::Command(1))));
+        assert!(matches!(agenda.take(0), Some(Work::Command(1, _))));
         assert!(agenda.take_report().is_none());
     }
 }

@@ -21,11 +21,11 @@
 //!   the maximal ones offer `mem_page_fault` is what chooses the scheme
 //!   (`mlx5_core/main.c:handle_hca_cap_odp`).
 
+use firmware_cmds::Scheme;
 use serde::Serialize;
 
 use crate::ifc::{atomic_caps, cmd_hca_cap as general, odp_cap, Field};
 use crate::inspect::show;
-use crate::knobs::Scheme;
 
 /// Bytes of the capabilities of one type.
 pub const CAP_SIZE: usize = 256;
@@ -225,6 +225,7 @@ impl CapSet {
 pub struct Hca {
     /// How page faults can be reported until the next ENABLE_HCA. How they are reported is
     /// the driver's choice, see [`Hca::memory_scheme`].
+    #[serde(serialize_with = "show::debug")]
     pub scheme: Scheme,
     /// ENABLE_HCA was executed.
     pub enabled: bool,

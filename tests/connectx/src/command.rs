@@ -117,10 +117,18 @@ fn find_in(tables: &[&'static [Command]], opcode: u16) -> Option<&'static Comman
     commands.find(|command| command.opcode == opcode)
 }
 
+/// Every command.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    FUNCTION
+        .iter()
+        .chain(OBJECTS)
+        .flat_map(|table| table.iter())
+}
+
 /// The command with this opcode.
 #[must_use]
 pub fn find(opcode: u16) -> Option<&'static Command> {
-    find_in(FUNCTION, opcode).or_else(|| find_in(OBJECTS, opcode))
+    all().find(|command| command.opcode == opcode)
 }
 
 /// A big-endian word of a command. What lies beyond the end reads as 0.
@@ -131,6 +139,13 @@ pub fn word(bytes: &[u8], at: usize) -> u32 {
         word.copy_from_slice(found);
     }
     u32::from_be_bytes(word)
+}
+
+/// The opcode of a command, in its header.
+#[must_use]
+pub fn opcode(input: &[u8]) -> u16 {
+    let [high, low, ..] = word(input, 0).to_be_bytes();
+    u16::from_be_bytes([high, low])
 }
 
 /// The operation modifier of a command, in its header.
@@ -157,7 +172,7 @@ impl Device {
     /// If `output` is shorter than a header, 8 bytes.
     pub fn execute(&mut self, input: &[u8], output: &mut [u8]) {
         output.fill(0);
-        let opcode = u16::try_from(word(input, 0) >> 16).unwrap_or(0);
+        let opcode = opcode(input);
         self.counters.commands += 1;
         let (name, result) = match find(opcode) {
             None => {

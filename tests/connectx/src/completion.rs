@@ -15,55 +15,73 @@ use crate::device::Device;
 use crate::guest::{read_be32, DmaError, GuestMemory};
 use crate::inspect::show;
 use crate::numbers::Numbers;
+use crate::rules::points::{self as rules, EntryAct};
+use crate::rules::words::{Corrupt, Delay};
 
-/// Opcodes of CQEs, the high half of byte 0x3f.
-pub mod cqe_opcode {
-    /// A send queue WQE completed.
-    pub const REQ: u8 = 0x0;
-    /// An RDMA WRITE with immediate arrived.
-    pub const RESP_WR_IMM: u8 = 0x1;
-    /// A SEND arrived.
-    pub const RESP_SEND: u8 = 0x2;
-    /// A SEND with immediate arrived.
-    pub const RESP_SEND_IMM: u8 = 0x3;
-    /// A SEND with invalidate arrived.
-    pub const RESP_SEND_INV: u8 = 0x4;
-    /// The queue continues in another buffer.
-    pub const RESIZE_CQ: u8 = 0x5;
-    /// A send queue WQE failed.
-    pub const REQ_ERR: u8 = 0xd;
-    /// A receive WQE failed.
-    pub const RESP_ERR: u8 = 0xe;
-    /// What software writes into entries it has consumed.
-    pub const INVALID: u8 = 0xf;
+macro_rules! codes {
+    ($($(#[$doc:meta])* $module:ident { $($(#[$code_doc:meta])* $name:ident = $value:literal;)* })*) => {
+        $(
+            $(#[$doc])*
+            pub mod $module {
+                $($(#[$code_doc])* pub const $name: u8 = $value;)*
+
+                /// All of them with their names.
+                pub const NAMES: &[(u8, &str)] = &[$(($name, stringify!($name)),)*];
+            }
+        )*
+    };
 }
 
-/// Syndromes of error CQEs (`enum mlx5_cqe_error_syndrome` in `include/linux/mlx5/cq.h`).
-pub mod syndrome {
-    /// Message longer than the receive buffers.
-    pub const LOCAL_LENGTH: u8 = 0x01;
-    /// The WQE makes no sense for this QP.
-    pub const LOCAL_QP_OP: u8 = 0x02;
-    /// The local key does not allow the access.
-    pub const LOCAL_PROT: u8 = 0x04;
-    /// The QP is in the error state.
-    pub const FLUSH: u8 = 0x05;
-    /// A memory window could not be bound.
-    pub const MW_BIND: u8 = 0x06;
-    /// The responder answered with something unexpected.
-    pub const BAD_RESPONSE: u8 = 0x10;
-    /// The requester may not access its own memory like this.
-    pub const LOCAL_ACCESS: u8 = 0x11;
-    /// The responder found the request invalid.
-    pub const REMOTE_INVALID_REQUEST: u8 = 0x12;
-    /// The responder refused the access.
-    pub const REMOTE_ACCESS: u8 = 0x13;
-    /// The responder failed.
-    pub const REMOTE_OP: u8 = 0x14;
-    /// No answer in time.
-    pub const RETRY_EXCEEDED: u8 = 0x15;
-    /// The responder had no receive WQE for too long.
-    pub const RNR_EXCEEDED: u8 = 0x16;
+codes! {
+    /// Opcodes of CQEs, the high half of byte 0x3f.
+    cqe_opcode {
+        /// A send queue WQE completed.
+        REQ = 0x0;
+        /// An RDMA WRITE with immediate arrived.
+        RESP_WR_IMM = 0x1;
+        /// A SEND arrived.
+        RESP_SEND = 0x2;
+        /// A SEND with immediate arrived.
+        RESP_SEND_IMM = 0x3;
+        /// A SEND with invalidate arrived.
+        RESP_SEND_INV = 0x4;
+        /// The queue continues in another buffer.
+        RESIZE_CQ = 0x5;
+        /// A send queue WQE failed.
+        REQ_ERR = 0xd;
+        /// A receive WQE failed.
+        RESP_ERR = 0xe;
+        /// What software writes into entries it has consumed.
+        INVALID = 0xf;
+    }
+
+    /// Syndromes of error CQEs (`enum mlx5_cqe_error_syndrome` in `include/linux/mlx5/cq.h`).
+    syndrome {
+        /// Message longer than the receive buffers.
+        LOCAL_LENGTH = 0x01;
+        /// The WQE makes no sense for this QP.
+        LOCAL_QP_OP = 0x02;
+        /// The local key does not allow the access.
+        LOCAL_PROT = 0x04;
+        /// The QP is in the error state.
+        FLUSH = 0x05;
+        /// A memory window could not be bound.
+        MW_BIND = 0x06;
+        /// The responder answered with something unexpected.
+        BAD_RESPONSE = 0x10;
+        /// The requester may not access its own memory like this.
+        LOCAL_ACCESS = 0x11;
+        /// The responder found the request invalid.
+        REMOTE_INVALID_REQUEST = 0x12;
+        /// The responder refused the access.
+        REMOTE_ACCESS = 0x13;
+        /// The responder failed.
+        REMOTE_OP = 0x14;
+        /// No answer in time.
+        RETRY_EXCEEDED = 0x15;
+        /// The responder had no receive WQE for too long.
+        RNR_EXCEEDED = 0x16;
+    }
 }
 
 /// Producer and consumer index have 24 bits.
@@ -222,10 +240,19 @@ impl CompletionQueue {
     }
 
     /// Writes the next entry, its owner bit last.
-    fn append(&mut self, mem: &dyn GuestMemory, cqe: &Cqe, timer: u64) -> Result<(), DmaError> {
+    fn append(
+        &mut self,
+        mem: &dyn GuestMemory,
+        cqe: &Cqe,
+        timer: u64,
+        corrupt: Option<Corrupt>,
+    ) -> Result<(), DmaError> {
         let mut bytes = cqe.encode(timer);
         let owner = u8::from(self.producer >> self.log_size & 1 == 1);
         bytes[0x3f] = cqe.opcode << 4 | owner;
+        if let Some(corrupt) = corrupt {
+            corrupt.apply(&mut bytes);
+        }
         // A 128-byte entry ends with the 64-byte one.
         let index = self.producer & ((1 << self.log_size) - 1);
         let slot = u64::from(index) * self.stride + (self.stride - 64);
@@ -262,9 +289,20 @@ fn before(a: u32, b: u32) -> bool {
 }
 
 impl Device {
-    /// Reports a completion: see [`Device::deliver_cqe`].
+    /// Reports a completion, subject to the rules: see [`Device::deliver_cqe`].
     pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
-        self.report(Work::Completion(cqn, *cqe));
+        let completion = |corrupt| Work::Completion(cqn, *cqe, corrupt);
+        match self.rule::<rules::Completion>(&(cqn, *cqe)) {
+            None => self.report(completion(None)),
+            Some((_, EntryAct::Drop {})) => {}
+            Some((_, EntryAct::Duplicate {})) => {
+                self.report(completion(None));
+                self.report(completion(None));
+            }
+            Some((_, EntryAct::Corrupt(corrupt))) => self.report(completion(Some(corrupt))),
+            Some((_, EntryAct::Delay(Delay(delay)))) => self.after(delay, completion(None)),
+            Some((rule, EntryAct::Hold(hold))) => self.hold(rule, hold, completion(None)),
+        }
     }
 
     /// Writes a completion, and the event if the queue is armed for it.
@@ -272,7 +310,7 @@ impl Device {
     /// A queue that does not exist or cannot be reached is a violation. One that overruns
     /// is not: how many completions a queue of a user gets is the user's choice. Both an
     /// overrun and a queue out of reach put it out of order, with an event of type CQ_ERROR.
-    pub(crate) fn deliver_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
+    pub(crate) fn deliver_cqe(&mut self, cqn: Cqn, cqe: &Cqe, corrupt: Option<Corrupt>) {
         let timer = self.timer();
         let Some(cq) = self.cqs.queues.get_mut(&cqn) else {
             self.violation(format_args!(
@@ -298,7 +336,7 @@ impl Device {
             return;
         }
         let index = cq.producer;
-        if let Err(error) = cq.append(mem, cqe, timer) {
+        if let Err(error) = cq.append(mem, cqe, timer, corrupt) {
             cq.failed = true;
             self.violation(format_args!("CQ {cqn}: cannot write an entry: {error}"));
             self.raise_cq_error(cqn, 2);
@@ -369,7 +407,7 @@ impl Device {
             opcode: cqe_opcode::RESIZE_CQ,
             ..Cqe::default()
         };
-        cq.append(mem, &end, timer)
+        cq.append(mem, &end, timer, None)
             .map_err(|_| CmdStatus::BadResState)?;
         cq.log_size = log_size;
         cq.stride = stride;

@@ -7,20 +7,67 @@
 //! | `{"cmd":"counters"}` | every counter by name |
 //! | `{"cmd":"reset-counters"}` | `{"ok":true}` |
 //! | `{"cmd":"objects"}` | live objects by kind |
-//! | `{"cmd":"knobs"}` | every knob by name |
-//! | `{"cmd":"set","umr_delay_ms":1500}` | `{"ok":true}`; any number of knobs at once |
+//! | `{"cmd":"rule","add":"umr do=delay ms=25"}` | `{"ok":true,"id":3}`: see [`crate::rules`] |
+//! | `{"cmd":"rule","add":{"point":"umr","do":"drop"}}` | the same |
+//! | `{"cmd":"rules"}` | `{"rules":[{"id":3,"rule":"umr ...","matches":7,"acts":1,"opened":false}]}` |
+//! | `{"cmd":"remove-rule","id":3}` | `{"ok":true}`; what it held back goes on |
+//! | `{"cmd":"clear-rules"}` | `{"ok":true}`; the same for all |
 //! | `{"cmd":"set","scheme":"transport"}` | `{"ok":true}`; the next ENABLE_HCA takes it |
 //! | `{"cmd":"inspect","path":"qp/0x41"}` | `{"inspect":...}`: see [`inspect()`]; without a path the top level, `"depth":3` for more |
 //! | `{"cmd":"violations"}` | `{"count":1,"violations":["..."]}` |
 //!
 //! A request that cannot be served changes nothing and is answered `{"error":"..."}`.
 
+use firmware_cmds::Scheme;
+use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::inspect::inspect;
-use crate::knobs::{Knobs, Scheme};
+use crate::rules::Rule;
+
+/// A request.
+#[derive(Deserialize)]
+#[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
+enum Request {
+    Counters {},
+    ResetCounters {},
+    Objects {},
+    Rule {
+        add: NewRule,
+    },
+    Rules {},
+    RemoveRule {
+        id: u64,
+    },
+    ClearRules {},
+    Inspect {
+        #[serde(default)]
+        path: String,
+        depth: Option<usize>,
+    },
+    Set {
+        scheme: SchemeName,
+    },
+    Violations {},
+}
+
+/// A rule as a request has it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a rule is a text or an object")]
+enum NewRule {
+    Text(String),
+    Words(Map<String, Value>),
+}
+
+/// The names of the schemes.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SchemeName {
+    Memory,
+    Transport,
+}
 
 /// Serves one request; the reply has no newline.
 pub fn serve(dev: &mut Device, line: &str) -> String {
@@ -33,85 +80,52 @@ pub fn serve(dev: &mut Device, line: &str) -> String {
 /// Counters as a JSON object.
 #[must_use]
 pub fn counters(counters: &Counters) -> Value {
-    numbers(counters.all())
-}
-
-fn numbers(all: Vec<(&'static str, u64)>) -> Value {
-    let map: Map<String, Value> = all
-        .into_iter()
-        .map(|(name, n)| (name.to_owned(), n.into()))
-        .collect();
-    Value::Object(map)
+    let all = counters.all().into_iter();
+    all.map(|(name, n)| (name.to_owned(), Value::from(n)))
+        .collect()
 }
 
 fn reply(dev: &mut Device, line: &str) -> Result<Value, String> {
-    let request: Map<String, Value> =
-        serde_json::from_str(line).map_err(|error| format!("not a JSON object: {error}"))?;
-    let cmd = request
-        .get("cmd")
-        .and_then(Value::as_str)
-        .ok_or("no \"cmd\" in the request")?;
+    let request = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let done = Ok(json!({ "ok": true }));
-    match cmd {
-        "counters" => Ok(counters(&dev.counters)),
-        "reset-counters" => {
+    match request {
+        Request::Counters {} => Ok(counters(&dev.counters)),
+        Request::ResetCounters {} => {
             dev.counters = Counters::default();
             done
         }
-        "objects" => {
+        Request::Objects {} => {
             let objects = dev.objects().into_iter();
             Ok(objects
                 .map(|(kind, n)| (kind.to_owned(), json!(n)))
                 .collect())
         }
-        "knobs" => {
-            let mut knobs = numbers(dev.knobs.all());
-            knobs["scheme"] = dev.knobs.scheme.name().into();
-            Ok(knobs)
+        Request::Rule { add } => {
+            let rule = match add {
+                NewRule::Text(text) => text.parse(),
+                NewRule::Words(words) => Rule::from_words(words),
+            };
+            let rule = rule.map_err(|error| error.to_string())?;
+            Ok(json!({ "ok": true, "id": dev.rules.insert(rule) }))
         }
-        "set" => {
-            dev.knobs = set(dev.knobs, &request)?;
+        Request::Rules {} => Ok(json!({ "rules": dev.rules.entries() })),
+        Request::RemoveRule { id } if dev.rules.remove(id) => done,
+        Request::RemoveRule { id } => Err(format!("there is no rule {id}")),
+        Request::ClearRules {} => {
+            dev.rules.clear();
             done
         }
-        "inspect" => {
-            let path = match request.get("path") {
-                None => "",
-                Some(path) => path.as_str().ok_or("\"path\" is a string")?,
+        Request::Inspect { path, depth } => Ok(json!({ "inspect": inspect(dev, &path, depth)? })),
+        Request::Set { scheme } => {
+            dev.scheme = match scheme {
+                SchemeName::Memory => Scheme::Memory,
+                SchemeName::Transport => Scheme::Transport,
             };
-            let depth = match request.get("depth") {
-                None => None,
-                Some(depth) => Some(
-                    depth
-                        .as_u64()
-                        .and_then(|depth| usize::try_from(depth).ok())
-                        .ok_or("\"depth\" must be a number that is not negative")?,
-                ),
-            };
-            Ok(json!({ "inspect": inspect(dev, path, depth)? }))
+            done
         }
-        "violations" => Ok(json!({
+        Request::Violations {} => Ok(json!({
             "count": dev.journal.violation_count(),
             "violations": dev.journal.violations(),
         })),
-        other => Err(format!("unknown command {other:?}")),
     }
-}
-
-fn set(mut knobs: Knobs, request: &Map<String, Value>) -> Result<Knobs, String> {
-    for (name, value) in request.iter().filter(|(name, _)| *name != "cmd") {
-        if name == "scheme" {
-            knobs.scheme = value
-                .as_str()
-                .and_then(Scheme::parse)
-                .ok_or("\"scheme\" is \"memory\" or \"transport\"")?;
-            continue;
-        }
-        let number = value
-            .as_u64()
-            .ok_or_else(|| format!("{name:?} must be a number that is not negative"))?;
-        if !knobs.set(name, number) {
-            return Err(format!("unknown knob {name:?}"));
-        }
-    }
-    Ok(knobs)
 }

@@ -101,6 +101,13 @@ counters! {
     doorbells_refused,
     /// Doorbells that came after a reset, from a driver that did not know of it.
     doorbells_lost,
+    /// Times that a rule acted.
+    rule_acts,
+    /// Commands, work requests, events and completions that a rule held back.
+    held,
+    /// Most accesses that were stalled on page faults at the same time while a rule held
+    /// something back.
+    most_stalls_while_held,
     /// Completion queues that overran.
     cq_overruns,
     /// Protocol violations.

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use firmware_cmds::Scheme;
 use serde::Serialize;
 
 use crate::agenda::{Agenda, Work};
@@ -18,10 +19,10 @@ use crate::guest::GuestMemory;
 use crate::init_segment::{self, InitSegment};
 use crate::inspect::show;
 use crate::journal::Journal;
-use crate::knobs::Knobs;
 use crate::mkey::Mkeys;
 use crate::order::Order;
 use crate::qp::Qps;
+use crate::rules::Rules;
 use crate::srq::Srqs;
 use crate::uar::Uars;
 
@@ -51,8 +52,11 @@ pub struct Device {
     pub journal: Journal,
     /// What happened, in numbers.
     pub counters: Counters,
-    /// How to misbehave.
-    pub knobs: Knobs,
+    /// Faults on purpose.
+    pub rules: Rules,
+    /// How the next ENABLE_HCA reports page faults.
+    #[serde(serialize_with = "show::debug")]
+    pub scheme: Scheme,
     /// Time since the device was made, as last told by its owner.
     #[serde(serialize_with = "show::debug")]
     pub now: Duration,
@@ -99,18 +103,19 @@ impl Device {
         mem: Box<dyn GuestMemory>,
         irq: Box<dyn Interrupts>,
         journal: Journal,
-        knobs: Knobs,
+        scheme: Scheme,
     ) -> Self {
         Self {
             mem,
             irq,
             journal,
             counters: Counters::default(),
-            knobs,
+            rules: Rules::default(),
+            scheme,
             now: Duration::ZERO,
             init: InitSegment::default(),
             commands: command::Queue::default(),
-            hca: Hca::new(knobs.scheme),
+            hca: Hca::new(scheme),
             events: Events::default(),
             cqs: Completions::default(),
             uars: Uars::new(BAR0_SIZE),
@@ -137,19 +142,19 @@ impl Device {
         self.order.seed()
     }
 
-    /// Function-level reset: every object and register back to power-on; counters, knobs,
+    /// Function-level reset: every object and register back to power-on; counters, rules,
     /// order and journal stay. A driver that is bound finds out by itself, and until then its
     /// doorbells are lost.
     pub fn reset(&mut self) {
         self.init = self.init.after_reset();
         self.commands = command::Queue::default();
-        self.agenda = Agenda::default();
+        self.forget_work(|_| true);
         self.reset_objects();
     }
 
     /// Drops every object: what a reset and ENABLE_HCA have in common.
     pub(crate) fn reset_objects(&mut self) {
-        self.hca = Hca::new(self.knobs.scheme);
+        self.hca = Hca::new(self.scheme);
         self.events = Events::default();
         self.cqs = Completions::default();
         self.uars = Uars::new(BAR0_SIZE);
@@ -159,7 +164,7 @@ impl Device {
         self.qps = Qps::default();
         self.faults = Faults::default();
         // Of the objects that were.
-        while self.agenda.take_report().is_some() {}
+        self.forget_work(|work| !matches!(work, Work::Command(..)));
     }
 
     /// Reads from BAR 0. Registers that do not exist read as 0, and are noted once each.
@@ -192,6 +197,7 @@ impl Device {
     pub fn step(&mut self, now: Duration) -> Option<Duration> {
         self.now = self.now.max(now);
         self.agenda.expire(self.now);
+        self.take_released();
         self.take_commands();
         let mut budget = STEP_BUDGET - self.order.pick(STEP_BUDGET);
         while budget > 0 {
@@ -217,9 +223,10 @@ impl Device {
 
     fn work(&mut self, work: Work) {
         match work {
-            Work::Command(slot) => self.run_command(slot),
-            Work::Event(eqn, eqe) => self.deliver_eqe(eqn, eqe),
-            Work::Completion(cqn, cqe) => self.deliver_cqe(cqn, &cqe),
+            Work::Command(slot, act) => self.run_command(slot, act),
+            Work::Event(eqn, eqe, corrupt) => self.deliver_eqe(eqn, eqe, corrupt),
+            Work::Completion(cqn, cqe, corrupt) => self.deliver_cqe(cqn, &cqe, corrupt),
+            Work::Request(qpn) => self.unhold(qpn),
         }
     }
 
@@ -231,10 +238,15 @@ impl Device {
         }
     }
 
-    /// Puts work off by some milliseconds.
-    pub(crate) fn after_ms(&mut self, ms: u64, work: Work) {
-        let at = self.now.saturating_add(Duration::from_millis(ms));
-        self.agenda.put_off(at, work);
+    /// Puts work off.
+    pub(crate) fn after(&mut self, delay: Duration, work: Work) {
+        self.agenda.put_off(self.now.saturating_add(delay), work);
+    }
+
+    /// Forgets work whose object goes away, what rules hold back included.
+    pub(crate) fn forget_work(&mut self, forget: impl Fn(&Work) -> bool) {
+        self.agenda.forget(&forget);
+        self.forget_held(forget);
     }
 
     /// Makes a completion or an event visible: at once, or as the seed has it.

@@ -13,8 +13,9 @@ use crate::caps::LOG_MAX_EQ;
 use crate::device::Device;
 use crate::guest::to_u64;
 use crate::inspect::show;
-use crate::knobs::spend;
 use crate::numbers::Numbers;
+use crate::rules::points::{self as rules, EntryAct};
+use crate::rules::words::{Corrupt, Delay};
 
 /// Last byte of an EQE, with the owner bit.
 const OWNER: usize = Eqe::LEN - 1;
@@ -41,8 +42,9 @@ pub struct EventQueue {
     producer: u32,
     consumer: u32,
     armed: bool,
+    /// Entries that wait for room, with the bits that a rule changes in them.
     #[serde(serialize_with = "show::debug")]
-    backlog: VecDeque<Eqe>,
+    backlog: VecDeque<(Eqe, Option<Corrupt>)>,
     /// It was full, and that was noted.
     overflowed: bool,
 }
@@ -145,29 +147,24 @@ impl Device {
         self.push_eqe(eqn, Eqe::completion(cqn));
     }
 
-    /// Writes an event to a queue, subject to the knobs.
+    /// Reports an event to a queue, subject to the rules.
     pub fn push_eqe(&mut self, eqn: Eqn, eqe: Eqe) {
-        let completion = eqe.event_type == EventType::COMP;
-        let chosen = match self.knobs.eqe_type {
-            0 => !completion,
-            only => u64::from(eqe.event_type.0) == only,
-        };
-        if chosen {
-            if spend(&mut self.knobs.eqe_drop_count) {
-                self.journal
-                    .note(format_args!("knob: dropped {eqe:02x?} for EQ {eqn}"));
-                return;
+        let event = |corrupt| Work::Event(eqn, eqe, corrupt);
+        match self.rule::<rules::Event>(&eqe) {
+            None => self.report(event(None)),
+            Some((_, EntryAct::Drop {})) => {}
+            Some((_, EntryAct::Duplicate {})) => {
+                self.report(event(None));
+                self.report(event(None));
             }
-            if self.knobs.eqe_delay_ms > 0 {
-                self.after_ms(self.knobs.eqe_delay_ms, Work::Event(eqn, eqe));
-                return;
-            }
+            Some((_, EntryAct::Corrupt(corrupt))) => self.report(event(Some(corrupt))),
+            Some((_, EntryAct::Delay(Delay(delay)))) => self.after(delay, event(None)),
+            Some((rule, EntryAct::Hold(hold))) => self.hold(rule, hold, event(None)),
         }
-        self.report(Work::Event(eqn, eqe));
     }
 
     /// Writes an event to its queue, or has it wait there for room.
-    pub(crate) fn deliver_eqe(&mut self, eqn: Eqn, eqe: Eqe) {
+    pub(crate) fn deliver_eqe(&mut self, eqn: Eqn, eqe: Eqe, corrupt: Option<Corrupt>) {
         let Some(eq) = self.events.queues.get_mut(&eqn) else {
             self.journal
                 .note(format_args!("event {eqe:02x?} for EQ {eqn}, which is gone"));
@@ -187,7 +184,7 @@ impl Device {
                 return;
             }
         }
-        eq.backlog.push_back(eqe);
+        eq.backlog.push_back((eqe, corrupt));
         self.drain_eq(eqn);
     }
 
@@ -197,12 +194,15 @@ impl Device {
             return;
         };
         while !eq.full() {
-            let Some(eqe) = eq.backlog.pop_front() else {
+            let Some((eqe, corrupt)) = eq.backlog.pop_front() else {
                 break;
             };
             let slot = u64::from(eq.producer & ((1 << eq.log_size) - 1)) * to_u64(Eqe::LEN);
             let owner = eq.producer >> eq.log_size & 1 == 1;
-            let bytes = Eqe { owner, ..eqe }.to_bytes();
+            let mut bytes = Eqe { owner, ..eqe }.to_bytes();
+            if let Some(corrupt) = corrupt {
+                corrupt.apply(&mut bytes);
+            }
             let mem = &*self.mem;
             let written = eq
                 .buffer

@@ -12,14 +12,14 @@ use std::fmt;
 use firmware_cmds::page_fault::{DemandPages, FaultType, MEMORY_FAULT_PAGE};
 use firmware_cmds::{
     EventType, FaultToken, MemoryFault, MemoryToken, PageFault, PageFaultResume, Qpn, RdmaFault,
-    Srqn, TransportToken, WqeFault, WqeFaultKind,
+    Scheme, Srqn, TransportToken, WqeFault, WqeFaultKind,
 };
 use serde::{Serialize, Serializer};
 
 use crate::device::Device;
 use crate::inspect::show;
-use crate::knobs::Scheme;
 use crate::mkey::{Missing, Target};
+use crate::rules::points::{self as rules, FaultAct};
 
 /// Most pages that one event of the memory scheme demands.
 const MAX_DEMAND_PAGES: u64 = 512;
@@ -276,9 +276,13 @@ impl Device {
     }
 
     /// Records a stall and reports it; `None` if no event queue takes page faults, so
-    /// that nobody would ever resume it.
+    /// that nobody would ever resume it, or if a rule says that it fails.
     pub(crate) fn stall(&mut self, stall: Stall) -> Option<Token> {
         self.events.queue_for(EventType::PAGE_FAULT)?;
+        match self.rule::<rules::Fault>(&stall) {
+            None => {}
+            Some((_, FaultAct::Fail {})) => return None,
+        }
         let scheme = self.fault_scheme();
         let token = self.faults.token();
         let fault = stall.report(scheme, token);
@@ -295,6 +299,7 @@ impl Device {
             stall.missing.len
         ));
         self.faults.live.insert(token, (stall, fault.fault_token()));
+        self.stalls_changed();
         // The queue sets the owner bit when it writes the entry.
         self.raise(fault.to_eqe(false));
         Some(token)

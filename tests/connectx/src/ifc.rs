@@ -98,6 +98,18 @@ macro_rules! layouts {
 }
 pub(crate) use layouts;
 
+/// The field with this name, `STRUCTURE.FIELD`.
+#[must_use]
+pub fn find(name: &str) -> Option<Field> {
+    let (structure, path) = name.split_once('.')?;
+    let mut layouts = LAYOUTS.iter();
+    let (_, fields) = layouts.find(|(layout, _)| *layout == structure)?;
+    let mut fields = fields.iter();
+    fields
+        .find(|(field, _)| *field == path)
+        .map(|&(_, field)| field)
+}
+
 layouts! {
     /// General capabilities.
     cmd_hca_cap {

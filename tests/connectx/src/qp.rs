@@ -127,6 +127,8 @@ pub enum Wait {
     Stall(Token),
     /// A timer.
     Until(#[serde(serialize_with = "show::debug")] Duration),
+    /// A rule that holds the work request in progress back.
+    Rule,
 }
 
 /// The send side.
@@ -148,7 +150,7 @@ pub struct SendQueue {
     pub rnr_naks: u32,
     /// Timeouts that the work request in progress has met.
     pub timeouts: u32,
-    /// When which WQEBBs were posted: the start of a UMR's delay.
+    /// On the UMR QP: when which WQEBBs were posted, the start of a UMR's delay by a rule.
     #[serde(serialize_with = "show::debug")]
     pub doorbells: VecDeque<(u16, Duration)>,
 }

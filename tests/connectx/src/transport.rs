@@ -25,6 +25,7 @@ use std::time::Duration;
 use firmware_cmds::{Eqe, EventType, Qpn, Uar};
 use serde::Serialize;
 
+use crate::agenda::Work;
 use crate::completion::syndrome;
 use crate::device::Device;
 use crate::fault::{Stall, StallKind, Token};
@@ -32,6 +33,7 @@ use crate::guest::DmaError;
 use crate::inspect::show;
 use crate::qp::context as qpc;
 use crate::qp::{QpState, RecvKind, ServiceType, Wait};
+use crate::rules::words::Hold;
 use crate::wqe::{self, Receive, Request};
 
 /// A work request in progress.
@@ -43,9 +45,22 @@ pub struct Op {
     pub done: u64,
     /// The peer's epoch in which they moved.
     pub peer_epoch: Option<u64>,
-    /// Not before this time (UMR latency).
+    /// When it was posted, or else when its turn came.
     #[serde(serialize_with = "show::debug")]
-    pub not_before: Option<Duration>,
+    pub posted: Duration,
+    /// What the rules say of it.
+    pub ruled: Ruled,
+}
+
+/// What the rules say of a work request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Ruled {
+    /// They were not asked yet.
+    NotYet,
+    /// It is carried out from this time on.
+    From(#[serde(serialize_with = "show::debug")] Duration),
+    /// The same, but nobody is told when it is complete.
+    InSilence,
 }
 
 /// Where a step left a work request.
@@ -53,7 +68,7 @@ pub struct Op {
 pub(crate) enum Outcome {
     /// It is complete.
     Done,
-    /// It is complete, but nobody is told (a knob).
+    /// It is complete, but nobody is told (a rule).
     Forgotten,
     /// There is more to do.
     More,
@@ -61,6 +76,8 @@ pub(crate) enum Outcome {
     Stalled(Token),
     /// It waits for this time.
     Until(Duration),
+    /// It waits for this rule to let go.
+    Held(u64, Hold),
     /// It failed, and the QP with it.
     Failed(Failure),
 }
@@ -113,7 +130,7 @@ impl Device {
             ));
             return;
         }
-        if qp.st == ServiceType::RegUmr && self.knobs.umr_delay_ms > 0 {
+        if qp.st == ServiceType::RegUmr {
             // The delay of each UMR starts when it is posted, not when the one before
             // it completes.
             if let Ok(pi) = wqe::counter(&*self.mem, qp.send_dbr()) {
@@ -141,7 +158,7 @@ impl Device {
             _ => return false,
         }
         match qp.sq.wait {
-            Wait::Stall(_) => return false,
+            Wait::Stall(_) | Wait::Rule => return false,
             Wait::Until(at) if at > self.now => {
                 self.qps.wake_at(at, qpn);
                 return false;
@@ -165,7 +182,7 @@ impl Device {
                 self.fail(qpn, &op.request, failure);
                 return false;
             }
-            Outcome::More | Outcome::Stalled(_) | Outcome::Until(_) => {
+            Outcome::More | Outcome::Stalled(_) | Outcome::Until(_) | Outcome::Held(..) => {
                 let Some(qp) = self.qps.get_mut(qpn) else {
                     return false;
                 };
@@ -180,11 +197,24 @@ impl Device {
                         self.qps.wake_at(at, qpn);
                         return false;
                     }
+                    Outcome::Held(rule, hold) => {
+                        qp.sq.wait = Wait::Rule;
+                        self.hold(rule, hold, Work::Request(qpn));
+                        return false;
+                    }
                     _ => {}
                 }
             }
         }
         true
+    }
+
+    /// A rule lets the work request go that it held back.
+    pub(crate) fn unhold(&mut self, qpn: Qpn) {
+        if let Some(qp) = self.qps.get_mut(qpn).filter(|qp| qp.sq.wait == Wait::Rule) {
+            qp.sq.wait = Wait::Nothing;
+            self.qps.wake(qpn);
+        }
     }
 
     /// Fails a work request: its error completion, then the responder's, then both QPs
@@ -236,6 +266,7 @@ impl Device {
 
     /// Drops what a QP has in progress and the stalls that belong to it.
     fn abandon(&mut self, qpn: Qpn) {
+        self.forget_work(|work| matches!(work, Work::Request(held) if *held == qpn));
         let waiting = self.faults.discard(qpn);
         if let Some(qp) = self.qps.get_mut(qpn) {
             qp.stop();
@@ -281,6 +312,7 @@ impl Device {
     pub(crate) fn reset_qp(&mut self, qpn: Qpn) {
         self.report_all();
         self.abandon(qpn);
+        self.forget_completions(qpn);
         if let Some(qp) = self.qps.get_mut(qpn) {
             qp.reset();
             qp.state = QpState::Rst;
@@ -288,10 +320,16 @@ impl Device {
         }
     }
 
+    /// Forgets completions of a QP that a rule puts off or holds back.
+    fn forget_completions(&mut self, qpn: Qpn) {
+        self.forget_work(|work| matches!(work, Work::Completion(_, cqe, _) if cqe.qpn == qpn));
+    }
+
     /// Destroys a QP; `false` if there is none.
     pub(crate) fn destroy_qp(&mut self, qpn: Qpn) -> bool {
         self.report_all();
         self.abandon(qpn);
+        self.forget_completions(qpn);
         self.qps.remove(qpn).is_some()
     }
 

@@ -6,6 +6,7 @@
 //! [`crate::transport::mover`]): when it completes, nothing is under way that used the
 //! old translation, and nothing will.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use firmware_cmds::umr::{MkeyMask, UmrWqe, UmrXlt, UMR_ALIGN};
@@ -15,9 +16,9 @@ use firmware_cmds::{AccessMode, LogPageSize, Mkc, Qpn};
 use crate::completion::syndrome;
 use crate::device::Device;
 use crate::guest::to_u64;
-use crate::knobs::spend;
 use crate::mkey::{Access, MKey, Target, WalkError};
 use crate::qp::ServiceType;
+use crate::rules::points::UmrKind;
 use crate::transport::{Failure, Op, Outcome};
 
 /// Fields of an MKey that a UMR may change. Of those that `MLX5_MKEY_MASK_*` names, the
@@ -91,10 +92,6 @@ impl Device {
             return Outcome::Failed(Failure::local(syndrome::MW_BIND));
         }
         self.counters.umr_wqes += 1;
-        if spend(&mut self.knobs.umr_fail_count) {
-            self.journal.note(format_args!("knob: failed a UMR"));
-            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
-        }
         if let Err(refused) = self.execute_umr(qpn, op) {
             self.violation(format_args!(
                 "UMR of MKey {} on QP {qpn}: {refused}",
@@ -102,34 +99,48 @@ impl Device {
             ));
             return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
         }
-        if spend(&mut self.knobs.umr_drop_count) {
-            self.journal
-                .note(format_args!("knob: dropped the completion of a UMR"));
-            return Outcome::Forgotten;
-        }
         Outcome::Done
+    }
+
+    /// What a UMR changes, for the rules; `None` if it makes no sense.
+    pub(crate) fn umr_kind(&self, op: &Op) -> Option<UmrKind> {
+        let wqe = parse(op).ok()?;
+        if wqe.umr.mkey_mask.free() {
+            return Some(if wqe.mkc.free {
+                UmrKind::Revoke
+            } else {
+                UmrKind::Enable
+            });
+        }
+        let list = self.list(&wqe).ok()?;
+        if list.is_empty() {
+            return Some(UmrKind::Modify);
+        }
+        let mkey = self.mkeys.get(wqe.ctrl.mkey().index().get())?;
+        let brings = list.iter().any(|&byte| byte != 0);
+        let zap = !brings && mkey.xlt.holds(wqe.umr.xlt_offset().get(), list.len());
+        Some(if zap { UmrKind::Zap } else { UmrKind::Map })
+    }
+
+    /// The translation list of a UMR.
+    fn list<'a>(&self, wqe: &UmrWqe<'a>) -> Result<Cow<'a, [u8]>, Refused> {
+        Ok(match wqe.xlt {
+            UmrXlt::None => Cow::Borrowed(&[]),
+            UmrXlt::Inline(list) => Cow::Borrowed(list),
+            UmrXlt::Data(data) => Cow::Owned(self.fetch_list(&data, wqe.umr.xlt_bytes())?),
+        })
     }
 
     /// Checks everything first: a UMR that is refused changes nothing.
     fn execute_umr(&mut self, qpn: Qpn, op: &Op) -> Result<(), Refused> {
-        let wqe = SendWqe::parse(&op.request.bytes, SendTransport::Connected)
-            .and_then(|wqe| UmrWqe::parse(&wqe))
-            .map_err(|_| Refused::Malformed)?;
+        let wqe = parse(op)?;
         let key = wqe.ctrl.mkey();
         let mkey = self
             .mkeys
             .get(key.index().get())
             .ok_or(Refused::UnknownMkey)?;
         check(&wqe, mkey, qpn)?;
-        let fetched;
-        let list = match wqe.xlt {
-            UmrXlt::None => &[][..],
-            UmrXlt::Inline(list) => list,
-            UmrXlt::Data(data) => {
-                fetched = self.fetch_list(&data, wqe.umr.xlt_bytes())?;
-                &fetched
-            }
-        };
+        let list = self.list(&wqe)?;
         let offset = wqe.umr.xlt_offset();
         let align = to_u64(UMR_ALIGN);
         if list.len() % UMR_ALIGN != 0 || offset.bytes() % align != 0 {
@@ -145,7 +156,7 @@ impl Device {
         };
         mkey.mkc = mkc;
         if !list.is_empty() {
-            let changed = mkey.xlt.write(offset.get(), list);
+            let changed = mkey.xlt.write(offset.get(), &list);
             self.counters.umr_xlt_updates += 1;
             if mkc.access_mode == AccessMode::Mtt {
                 self.counters.mtts_set += changed.set;
@@ -190,6 +201,12 @@ impl Device {
         }
         Ok(list)
     }
+}
+
+fn parse(op: &Op) -> Result<UmrWqe<'_>, Refused> {
+    SendWqe::parse(&op.request.bytes, SendTransport::Connected)
+        .and_then(|wqe| UmrWqe::parse(&wqe))
+        .map_err(|_| Refused::Malformed)
 }
 
 /// What a UMR must respect of its MKey, the translation table aside.

@@ -2,11 +2,10 @@
 
 //! PAGE_FAULT_RESUME.
 
-use firmware_cmds::{Opcode, PageFaultResume};
+use firmware_cmds::{Opcode, PageFaultResume, Scheme};
 
 use super::{CmdResult, CmdStatus, Command};
 use crate::device::Device;
-use crate::knobs::Scheme;
 
 /// A token that names no stall is not an error: its QP may have been reset or destroyed
 /// while the driver served the fault.

@@ -5,13 +5,14 @@
 use firmware_cmds::{DmaAddr, Eqe, EventType};
 use serde::Serialize;
 
-use super::{word, CmdStatus};
+use super::{opcode, put_word, word, CmdStatus};
 use crate::agenda::Work;
 use crate::device::Device;
 use crate::guest::offset;
 use crate::guest::DmaError;
 use crate::inspect::show;
-use crate::knobs::spend;
+use crate::rules::points::{self as rules, CommandAct, SeenCommand};
+use crate::rules::words::Delay;
 
 /// The queue has `2^LOG_SLOTS` slots.
 pub const LOG_SLOTS: u8 = 5;
@@ -108,24 +109,35 @@ impl Device {
                 self.journal.note(format_args!(
                     "doorbell of command slot {slot}, whose command is already under way"
                 ));
-            } else if self.knobs.command_delay_ms > 0 && self.knob_chooses(slot) {
-                self.commands.under_way |= 1 << bit;
-                self.after_ms(self.knobs.command_delay_ms, Work::Command(slot));
-            } else {
-                self.commands.under_way |= 1 << bit;
-                self.agenda.add(Work::Command(slot));
+                continue;
             }
+            match self.rule_for_slot(slot) {
+                // The slot stays the device's.
+                Some((_, CommandAct::Drop {})) => continue,
+                Some((_, CommandAct::Delay(Delay(delay)))) => {
+                    self.after(delay, Work::Command(slot, None));
+                }
+                Some((rule, CommandAct::Hold(hold))) => {
+                    self.hold(rule, hold, Work::Command(slot, None));
+                }
+                act => self
+                    .agenda
+                    .add(Work::Command(slot, act.map(|(_, act)| act))),
+            }
+            self.commands.under_way |= 1 << bit;
         }
     }
 
-    fn knob_chooses(&self, slot: u8) -> bool {
-        match self.knobs.command_opcode {
-            0 => true,
-            only => self
-                .slot_address(slot)
-                .and_then(|at| self.read_entry(at).ok())
-                .is_some_and(|entry| u64::from(word(&entry.input, 0) >> 16) == only),
+    /// What a rule does to the command in a slot, if there is one that can be read.
+    fn rule_for_slot(&mut self, slot: u8) -> Option<(u64, CommandAct)> {
+        if !self.rules.any::<rules::Command>() {
+            return None;
         }
+        let entry = self.read_entry(self.slot_address(slot)?).ok()?;
+        self.rule::<rules::Command>(&SeenCommand {
+            op: opcode(&entry.input),
+            object: word(&entry.input, 8) & 0xff_ffff,
+        })
     }
 
     fn slot_address(&self, slot: u8) -> Option<DmaAddr> {
@@ -154,8 +166,8 @@ impl Device {
         })
     }
 
-    /// Executes the command in a slot and completes it.
-    pub(crate) fn run_command(&mut self, slot: u8) {
+    /// Executes the command in a slot and completes it, as a rule says if one acts on it.
+    pub(crate) fn run_command(&mut self, slot: u8, act: Option<CommandAct>) {
         self.commands.under_way &= !(1 << slot);
         let Some(at) = self.slot_address(slot) else {
             self.violation(format_args!(
@@ -166,9 +178,8 @@ impl Device {
         // The command that makes the EQ is still polled for, and an event for a command
         // that was polled for crashes the driver.
         let by_event = self.events.queue_for(EventType::CMD).is_some();
-        let status = match self.deliver(at) {
-            Ok(false) => return,
-            Ok(true) => delivery::OK,
+        let status = match self.deliver(at, act) {
+            Ok(()) => delivery::OK,
             Err(Undelivered::NotOwned) => {
                 self.journal.note(format_args!(
                     "doorbell of command slot {slot}, which software owns"
@@ -196,34 +207,36 @@ impl Device {
         }
     }
 
-    /// Reads, executes and answers one command. `false`: a knob says to forget it.
-    fn deliver(&mut self, at: DmaAddr) -> Result<bool, Undelivered> {
+    /// Reads, executes and answers one command.
+    fn deliver(&mut self, at: DmaAddr, act: Option<CommandAct>) -> Result<(), Undelivered> {
         let entry = self.read_entry(at)?;
         let input = self.read_input(&entry)?;
         if entry.output_len < HEADER || entry.output_len > MAX_LEN {
             return Err(Undelivered::Status(delivery::OUT_LENGTH));
         }
-        let opcode = u16::try_from(word(&input, 0) >> 16).unwrap_or(0);
-        let only = self.knobs.command_opcode;
-        let chosen = only == 0 || only == u64::from(opcode);
-        if chosen && spend(&mut self.knobs.command_drop_count) {
-            self.journal
-                .note(format_args!("knob: dropped command {opcode:#05x}"));
-            return Ok(false);
-        }
         let mut output = vec![0; entry.output_len];
-        if chosen && spend(&mut self.knobs.command_fail_count) {
-            self.journal
-                .note(format_args!("knob: failed command {opcode:#05x}"));
-            output[0] = match u8::try_from(self.knobs.command_fail_status) {
-                Ok(0) | Err(_) => CmdStatus::InternalError.get(),
-                Ok(status) => status,
-            };
-        } else {
-            self.execute(&input, &mut output);
+        match act {
+            Some(CommandAct::Complete {}) => {}
+            Some(CommandAct::Fail { status, syndrome }) => {
+                let status = status.and_then(|status| u8::try_from(status.get()).ok());
+                output[0] = status.unwrap_or(CmdStatus::InternalError.get());
+                put_word(&mut output, 4, syndrome.unwrap_or(0));
+            }
+            Some(CommandAct::Corrupt(corrupt)) => {
+                self.execute(&input, &mut output);
+                if !corrupt.fits(output.len()) {
+                    self.journal.note(format_args!(
+                        "the output has {} bytes, nothing of it is corrupted",
+                        output.len()
+                    ));
+                }
+                corrupt.apply(&mut output);
+            }
+            None | Some(CommandAct::Delay(_) | CommandAct::Hold(_) | CommandAct::Drop {}) => {
+                self.execute(&input, &mut output);
+            }
         }
-        self.write_output(at, &entry, &output)?;
-        Ok(true)
+        self.write_output(at, &entry, &output)
     }
 
     /// Collects the input of a command from its entry and mailboxes.

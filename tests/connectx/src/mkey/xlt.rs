@@ -122,13 +122,20 @@ impl Xlt {
         end.is_some_and(|end| end <= room)
     }
 
-    /// Writes `bytes` from octword `offset` on and compares MTT by MTT. What falls beyond
-    /// the end is dropped: see [`Xlt::takes`].
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Changed {
+    /// First byte and length of the part of `len` bytes from octword `offset` on that lies in
+    /// the table.
+    fn within(&self, offset: u64, len: usize) -> (u64, usize) {
         let table = self.bytes();
         let at = table.min(offset.saturating_mul(to_u64(OCTWORD)));
         let room = usize::try_from(table - at).unwrap_or(usize::MAX);
-        let bytes = &bytes[..bytes.len().min(room)];
+        (at, len.min(room))
+    }
+
+    /// Writes `bytes` from octword `offset` on and compares MTT by MTT. What falls beyond
+    /// the end is dropped: see [`Xlt::takes`].
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Changed {
+        let (at, len) = self.within(offset, bytes.len());
+        let bytes = &bytes[..len];
         let mut changed = Changed::default();
         for (index, at, piece) in pieces(at, bytes.len()) {
             let new = &bytes[piece];
@@ -154,6 +161,15 @@ impl Xlt {
             }
         }
         changed
+    }
+
+    /// Whether any of the `len` bytes from octword `offset` on is not zero.
+    pub fn holds(&self, offset: u64, len: usize) -> bool {
+        let (at, len) = self.within(offset, len);
+        pieces(at, len).any(|(index, at, piece)| {
+            let chunk = self.chunks.get(&index);
+            chunk.is_some_and(|chunk| !is_zero(&chunk[at..at + piece.len()]))
+        })
     }
 }
 

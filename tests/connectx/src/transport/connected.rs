@@ -87,7 +87,7 @@ impl Device {
     }
 
     /// Nothing came back: tries again after the ACK timeout, as often as the QP says.
-    fn no_answer(&mut self, qpn: Qpn) -> Outcome {
+    pub(super) fn no_answer(&mut self, qpn: Qpn) -> Outcome {
         let now = self.now;
         let Some(qp) = self.qps.get_mut(qpn) else {
             return Outcome::Forgotten;

@@ -7,10 +7,12 @@ use std::time::Duration;
 use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::Qpn;
 
-use super::{Op, Outcome};
+use super::{Failure, Op, Outcome, Ruled};
 use crate::completion::{cqe_opcode, syndrome, Cqe};
 use crate::device::Device;
 use crate::qp::{Qp, ServiceType};
+use crate::rules::points::{self as rules, SeenMessage, SeenUmr, WqeAct};
+use crate::rules::words::Delay;
 use crate::wqe::{self, Fetched, Request};
 
 impl Device {
@@ -27,17 +29,13 @@ impl Device {
         });
         match fetched {
             Ok(None) => None,
-            Ok(Some(Fetched::Request(request))) => {
-                let posted = posted_at(qp);
-                let delay = Duration::from_millis(self.knobs.umr_delay_ms);
-                Some(Op {
-                    not_before: (request.ctrl.opcode == WqeOpcode::UMR && !delay.is_zero())
-                        .then(|| posted.unwrap_or(self.now).saturating_add(delay)),
-                    request: *request,
-                    done: 0,
-                    peer_epoch: None,
-                })
-            }
+            Ok(Some(Fetched::Request(request))) => Some(Op {
+                posted: posted_at(qp).unwrap_or(self.now),
+                request: *request,
+                done: 0,
+                peer_epoch: None,
+                ruled: Ruled::NotYet,
+            }),
             Ok(Some(Fetched::Malformed { wqebbs, opcode })) => {
                 let index = qp.sq.ci;
                 self.journal.note(format_args!(
@@ -54,19 +52,75 @@ impl Device {
         }
     }
 
-    /// Does the next piece of a work request.
+    /// Does the next piece of a work request, as the rules let it.
     pub(super) fn advance(&mut self, qpn: Qpn, op: &mut Op) -> Outcome {
-        if let Some(at) = op.not_before.filter(|&at| at > self.now) {
-            return Outcome::Until(at);
-        }
         let Some(st) = self.qps.get(qpn).map(|qp| qp.st) else {
             return Outcome::Forgotten;
         };
+        if op.ruled == Ruled::NotYet {
+            if let Some(outcome) = self.ask_rules(qpn, st, op) {
+                return outcome;
+            }
+        }
+        match op.ruled {
+            Ruled::From(at) if at > self.now => Outcome::Until(at),
+            Ruled::NotYet | Ruled::From(_) => self.carry_on(qpn, st, op),
+            Ruled::InSilence => match self.carry_on(qpn, st, op) {
+                Outcome::Done => Outcome::Forgotten,
+                outcome => outcome,
+            },
+        }
+    }
+
+    /// Asks the rules about a work request whose turn it is; what it comes to, unless it is to
+    /// be carried out.
+    fn ask_rules(&mut self, qpn: Qpn, st: ServiceType, op: &mut Op) -> Option<Outcome> {
+        op.ruled = Ruled::From(op.posted);
+        let driver = st == ServiceType::RegUmr;
+        let ruled = if !driver {
+            self.rule::<rules::Message>(&SeenMessage {
+                op: op.request.ctrl.opcode.0,
+                qp: qpn,
+            })
+        } else if op.request.ctrl.opcode == WqeOpcode::UMR && self.rules.any::<rules::Umr>() {
+            let seen = SeenUmr {
+                mkey: op.request.ctrl.mkey(),
+                kind: self.umr_kind(op),
+            };
+            self.rule::<rules::Umr>(&seen)
+        } else {
+            None
+        };
+        match ruled {
+            None => None,
+            Some((_, WqeAct::Delay(Delay(delay)))) => {
+                op.ruled = Ruled::From(op.posted.saturating_add(delay));
+                None
+            }
+            Some((_, WqeAct::Drop {})) if driver => {
+                op.ruled = Ruled::InSilence;
+                None
+            }
+            Some((_, WqeAct::Drop {})) if st.is_datagram() => Some(Outcome::Done),
+            Some((_, WqeAct::Drop {})) => {
+                op.ruled = Ruled::NotYet;
+                Some(self.no_answer(qpn))
+            }
+            Some((_, WqeAct::Fail { syndrome })) => {
+                Some(Outcome::Failed(Failure::local(WqeAct::failure(syndrome))))
+            }
+            Some((_, WqeAct::Complete {})) => Some(Outcome::Done),
+            Some((rule, WqeAct::Hold(hold))) => Some(Outcome::Held(rule, hold)),
+        }
+    }
+
+    /// Does the next piece of a work request.
+    fn carry_on(&mut self, qpn: Qpn, st: ServiceType, op: &mut Op) -> Outcome {
         match op.request.ctrl.opcode {
             WqeOpcode::NOP => Outcome::Done,
             WqeOpcode::UMR => self.umr(qpn, op),
             _ if st == ServiceType::RegUmr => {
-                Outcome::Failed(super::Failure::local(syndrome::LOCAL_QP_OP))
+                Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP))
             }
             _ if st.is_datagram() => self.datagram(qpn, op),
             _ => self.connected(qpn, op),

@@ -65,7 +65,7 @@ fn objects_left_at_teardown_are_a_violation() {
 fn reset_forgets_objects_registers_and_delayed_commands() {
     let mut rig = Rig::ready();
     rig.alloc_uar();
-    rig.device.knobs.command_delay_ms = 5;
+    rig.device.rules.add("command do=delay ms=5").unwrap();
     let input = command(0x800, 0, 16);
     rig.post(Post::new(&input, 16));
     assert!(rig.settle().is_some());

@@ -176,42 +176,6 @@ fn slots_complete_on_their_own() {
 }
 
 #[test]
-fn knobs_delay_fail_and_drop_one_opcode() {
-    const DELAY: Duration = Duration::from_millis(20);
-    let mut rig = Rig::ready();
-    rig.device.knobs.command_opcode = 0x800;
-    rig.device.knobs.command_delay_ms = 20;
-    let input = command(0x800, 0, 16);
-    rig.post(Post::new(&input, 16));
-    assert_eq!(rig.settle(), Some(DELAY));
-    assert_eq!(rig.answer(0, 16), None);
-    // Another opcode is not held up, not even by the first.
-    let other = command(0x816, 0, 16);
-    rig.post(Post {
-        slot: 1,
-        ..Post::new(&other, 16)
-    });
-    rig.settle();
-    assert_eq!(rig.answer(1, 16).unwrap().status(), 0);
-    rig.now = DELAY;
-    rig.settle();
-    assert_eq!(rig.answer(0, 16).unwrap().status(), 0);
-
-    rig.device.knobs.command_delay_ms = 0;
-    rig.device.knobs.command_fail_count = 1;
-    rig.device.knobs.command_fail_status = 0xf;
-    assert_eq!(rig.command(&input, 16).status(), 0xf);
-    assert_eq!(rig.command(&input, 16).status(), 0);
-
-    rig.device.knobs.command_drop_count = 1;
-    rig.post(Post::new(&input, 16));
-    rig.settle();
-    assert_eq!(rig.answer(0, 16), None);
-    assert_eq!(rig.device.domains.pds.len(), 2);
-    assert_eq!(rig.device.journal.violation_count(), 0);
-}
-
-#[test]
 fn a_seed_decides_which_slot_runs_first() {
     let first = |seed: Option<u64>| {
         let mut rig = Rig::ready();
@@ -250,7 +214,7 @@ fn a_slot_runs_once_however_often_it_is_rung() {
     rig.settle();
     assert_eq!(rig.device.domains.pds.len(), 1);
     // A command that is put off, and rung again before its time.
-    rig.device.knobs.command_delay_ms = 20;
+    rig.device.rules.add("command do=delay ms=20").unwrap();
     rig.post(Post::new(&input, 16));
     rig.settle();
     let at = |rig: &mut Rig, ms| {

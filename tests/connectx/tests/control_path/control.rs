@@ -3,8 +3,7 @@
 //! The control protocol.
 
 use connectx::control::serve;
-use connectx::Scheme;
-use firmware_cmds::DmaAddr;
+use firmware_cmds::{DmaAddr, Scheme};
 use serde_json::Value;
 
 use crate::rig::{command, Rig};
@@ -27,14 +26,35 @@ fn counters_and_objects() {
 }
 
 #[test]
-fn knobs() {
+fn rules() {
+    let mut rig = Rig::ready();
+    let text = r#"{"cmd":"rule","add":"command op=ALLOC_PD times=1 do=fail status=NO_RES"}"#;
+    assert_eq!(ask(&mut rig, text)["id"], 1);
+    let words = r#"{"cmd":"rule","add":{"point":"command","op":2070,"do":"drop"}}"#;
+    assert_eq!(ask(&mut rig, words)["id"], 2);
+    assert_eq!(rig.command(&command(0x800, 0, 16), 16).status(), 0xf);
+    assert_eq!(rig.command(&command(0x800, 0, 16), 16).status(), 0);
+    let rules = ask(&mut rig, r#"{"cmd":"rules"}"#);
+    let expected = r#"{"rules":[
+        {"id":1,"rule":"command op=ALLOC_PD times=1 do=fail status=NO_RES","matches":2,"acts":1,"opened":false},
+        {"id":2,"rule":"command op=ALLOC_TRANSPORT_DOMAIN do=drop","matches":0,"acts":0,"opened":false}]}"#;
+    assert_eq!(rules, serde_json::from_str::<Value>(expected).unwrap());
+    assert_eq!(ask(&mut rig, r#"{"cmd":"counters"}"#)["rule_acts"], 1);
+    assert_eq!(ask(&mut rig, r#"{"cmd":"remove-rule","id":1}"#)["ok"], true);
+    let again = ask(&mut rig, r#"{"cmd":"remove-rule","id":1}"#);
+    assert_eq!(again["error"], "there is no rule 1");
+    assert_eq!(ask(&mut rig, r#"{"cmd":"clear-rules"}"#)["ok"], true);
+    assert_eq!(
+        ask(&mut rig, r#"{"cmd":"rules"}"#)["rules"],
+        Value::Array(Vec::new())
+    );
+}
+
+#[test]
+fn the_scheme_is_that_of_the_next_enable_hca() {
     let mut rig = Rig::new();
-    let set = r#"{"cmd":"set","umr_delay_ms":1500,"scheme":"transport"}"#;
+    let set = r#"{"cmd":"set","scheme":"transport"}"#;
     assert_eq!(ask(&mut rig, set)["ok"], true);
-    let knobs = ask(&mut rig, r#"{"cmd":"knobs"}"#);
-    assert_eq!(knobs["umr_delay_ms"], 1500);
-    assert_eq!(knobs["scheme"], "transport");
-    // The scheme is that of the next ENABLE_HCA.
     assert_eq!(rig.device.hca.scheme, Scheme::Memory);
     rig.command(&command(0x104, 0, 16), 12);
     assert_eq!(rig.device.hca.scheme, Scheme::Transport);
@@ -49,15 +69,25 @@ fn what_cannot_be_served_changes_nothing() {
         "{",
         r#"{"command":"counters"}"#,
         r#"{"cmd":"shutdown"}"#,
-        r#"{"cmd":"set","umr_delay_ms":7,"nonsense":1}"#,
-        r#"{"cmd":"set","umr_delay_ms":-1}"#,
-        r#"{"cmd":"set","umr_delay_ms":"7"}"#,
-        r#"{"cmd":"set","umr_delay_ms":7,"scheme":"both"}"#,
+        r#"{"cmd":"counters","of":"qp"}"#,
+        r#"{"cmd":"set"}"#,
+        r#"{"cmd":"set","scheme":"both"}"#,
+        r#"{"cmd":"set","scheme":"transport","nonsense":1}"#,
+        r#"{"cmd":"rule"}"#,
+        r#"{"cmd":"rule","add":7}"#,
+        r#"{"cmd":"rule","add":"umr do=explode"}"#,
+        r#"{"cmd":"rule","add":{"do":"drop"}}"#,
+        r#"{"cmd":"rule","add":{"point":7,"do":"drop"}}"#,
+        r#"{"cmd":"rule","add":{"point":"umr","do":"drop","mkey":-1}}"#,
+        r#"{"cmd":"rule","add":"umr do=drop","id":3}"#,
+        r#"{"cmd":"remove-rule","id":1}"#,
+        r#"{"cmd":"remove-rule"}"#,
     ] {
         let reply = ask(&mut rig, line);
         assert!(reply["error"].is_string(), "{line}: {reply}");
     }
-    assert_eq!(rig.device.knobs, connectx::Knobs::default());
+    assert!(rig.device.rules.entries().is_empty());
+    assert_eq!(rig.device.scheme, Scheme::Memory);
 }
 
 #[test]

@@ -2,8 +2,6 @@
 
 //! Event queues: ownership, wrapping, arming, overflow.
 
-use std::time::Duration;
-
 use firmware_cmds::{Eqe, EventType};
 
 use crate::rig::{command, Post, Rig};
@@ -234,20 +232,6 @@ fn commands_complete_by_event_once_there_is_a_queue() {
     destroy[11] = u8::try_from(eqn).unwrap();
     assert_eq!(rig.command(&destroy, 16).status(), 0);
     assert!(rig.vectors.take().is_empty());
-}
-
-#[test]
-fn knobs_delay_and_drop_events_of_one_type() {
-    let mut queue = Queue::new();
-    queue.rig.device.knobs.eqe_type = u64::from(EventType::PAGE_FAULT.0);
-    queue.rig.device.knobs.eqe_drop_count = 1;
-    queue.raise(0);
-    queue.rig.device.knobs.eqe_delay_ms = 3;
-    queue.raise(1);
-    assert_eq!(queue.event(0), None);
-    queue.rig.now = Duration::from_millis(3);
-    queue.rig.settle();
-    assert_eq!(queue.event(0), Some(1));
 }
 
 #[test]

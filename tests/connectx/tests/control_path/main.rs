@@ -9,3 +9,4 @@ mod completions;
 mod control;
 mod events;
 mod rig;
+mod rules;

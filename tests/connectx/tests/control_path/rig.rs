@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectx::ifc::{cqc, eqc, Field};
-use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram};
-use firmware_cmds::{DmaAddr, EventType};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Ram};
+use firmware_cmds::{DmaAddr, EventType, Scheme};
 
 /// Memory of the guest.
 pub(crate) const MEMORY: u64 = 4 << 20;
@@ -119,7 +119,7 @@ impl Rig {
             Box::new(Arc::clone(&mem)),
             Box::new(vectors.clone()),
             Journal::default(),
-            Knobs::default(),
+            Scheme::Memory,
         );
         Self {
             device,

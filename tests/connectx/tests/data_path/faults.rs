@@ -2,12 +2,11 @@
 
 //! Page faults: what is reported, and what a resume does, in both schemes.
 
-use connectx::Scheme;
 use firmware_cmds::page_fault::FaultType;
 use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{
     AccessMode, FaultToken, Klm, MemoryToken, Mkey, Mtt, MttAccess, PageFault, PageFaultResume,
-    Wire, WqeFaultKind,
+    Scheme, Wire, WqeFaultKind,
 };
 
 use crate::rig::{atomic, data, mtt, raddr, Completion, Rig, TestMr, TestQp};

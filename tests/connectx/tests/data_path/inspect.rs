@@ -3,9 +3,8 @@
 //! The state as a tree.
 
 use connectx::inspect::inspect;
-use connectx::Scheme;
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::MttAccess;
+use firmware_cmds::{MttAccess, Scheme};
 use serde_json::{json, Value};
 
 use crate::rig::{data, raddr, Rig, TestMr, TestQp};
@@ -39,7 +38,7 @@ fn the_top_level_says_what_there_is() {
     let top = at(&rig, "");
     for name in [
         "agenda", "commands", "counters", "cq", "eq", "fault", "hca", "init", "journal", "mkey",
-        "now", "order", "pd", "qp", "srq", "td", "uar", "xrcd",
+        "now", "order", "pd", "qp", "rules", "scheme", "srq", "td", "uar", "xrcd",
     ] {
         assert!(!top[name].is_null(), "{name}: {top}");
     }

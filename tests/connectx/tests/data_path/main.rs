@@ -9,6 +9,7 @@ mod malformed;
 mod messages;
 mod order;
 mod rig;
+mod rules;
 mod stress;
 mod umr;
 mod walk;

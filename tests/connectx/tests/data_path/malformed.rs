@@ -5,9 +5,9 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::Arc;
 
-use connectx::{DmaError, GuestMemory, Ram, Scheme};
+use connectx::{DmaError, GuestMemory, Ram};
 use firmware_cmds::wqe::{CtrlSeg, Ds, WqeOpcode};
-use firmware_cmds::{DmaAddr, MttAccess, Wire};
+use firmware_cmds::{DmaAddr, MttAccess, Scheme, Wire};
 use proptest::prelude::*;
 
 use crate::rig::{ctrl, data, raddr, Rig, LOG_RQ, LOG_SQ};

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::Scheme;
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::{DmaAddr, MttAccess, Qpn, Wire};
+use firmware_cmds::{DmaAddr, MttAccess, Qpn, Scheme, Wire};
 
 use crate::rig::{atomic, data, inline, raddr, Completion, Rig, TestMr, TestQp, LOG_SQ};
 

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use connectx::Scheme;
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::MttAccess;
+use firmware_cmds::{MttAccess, Scheme};
 
 use crate::rig::{data, inline, raddr, Completion, Rig};
 

@@ -12,13 +12,13 @@ use connectx::caps::CapType;
 use connectx::ifc::{cqc, eqc, odp_cap, Field};
 use connectx::qp::context as qpc;
 use connectx::qp::context::QpContext;
-use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram, Scheme};
+use connectx::{Device, GuestMemory, Interrupts, Journal, Ram};
 use firmware_cmds::mkey::{CreateMkeyIn, CreateMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset};
 use firmware_cmds::wqe::{CtrlSeg, WqeOpcode};
 use firmware_cmds::{
     Access, AccessMode, DmaAddr, LogPageSize, Mkc, Mkey, MkeyVariant, Mtt, MttAccess, PageFault,
-    Pdn, Qpn, Wire,
+    Pdn, Qpn, Scheme, Wire,
 };
 
 pub(crate) use srq::TestSrq;
@@ -135,10 +135,7 @@ impl Rig {
             Box::new(Arc::clone(&mem)),
             Box::new(NoInterrupts),
             Journal::new(move |line: &str| sink.lock().unwrap().push(line.to_owned())),
-            Knobs {
-                scheme,
-                ..Knobs::default()
-            },
+            scheme,
         );
         if let Some(seed) = seed {
             device.set_seed(seed);

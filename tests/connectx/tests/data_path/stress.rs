@@ -3,8 +3,7 @@
 //! Traffic of every kind while pages come and go: nothing is lost, and the same seed does the
 //! same.
 
-use connectx::Scheme;
-use firmware_cmds::MttAccess;
+use firmware_cmds::{MttAccess, Scheme};
 
 use crate::world::{World, PAGE, PAGES};
 

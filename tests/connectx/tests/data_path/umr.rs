@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! UMR: masks, lists, checks, and the latency knob.
+//! UMR: masks, lists, checks.
 
-use connectx::Scheme;
 use firmware_cmds::mkey::CreateMkeyIn;
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
-use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, Wire};
+use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, Scheme, Wire};
 
-use crate::rig::{data, mtt, raddr, Rig};
+use crate::rig::{mtt, Rig};
 
 const RW: MttAccess = MttAccess::READ_WRITE;
 const VA: u64 = 0x7f00_0000_1000;
@@ -249,46 +247,4 @@ fn create_mkey_with_more_than_its_table_is_refused() {
         assert_eq!(rig.status(&input), status, "{octwords}");
     }
     assert_eq!(rig.violations().len(), 1);
-}
-
-#[test]
-fn delayed_umr_takes_effect_when_it_completes() {
-    let mut rig = Rig::new(Scheme::Memory);
-    let (mut a, _b) = rig.rc_pair();
-    let src = rig.mr(VA, 8, RW);
-    let dst = rig.mr(2 * VA, 8, RW);
-    rig.device.knobs.umr_delay_ms = 100;
-    let zap = [Mtt::NOT_PRESENT; 8];
-    let flags = UmrFlags::new().with_check_free(true);
-    // Two of them: the latency of one must not be added to that of the next.
-    for _ in 0..2 {
-        rig.post_umr(dst.key, flags, MkeyMask::new(), &Mkc::default(), 0, &zap);
-    }
-    let mut body = raddr(dst.key, dst.va);
-    body.extend(data(src.key, src.va, 64));
-    rig.post(&mut a, WqeOpcode::RDMA_WRITE, 0, &body);
-    let done = rig.run();
-    assert_eq!(done.len(), 1, "the old translation still holds: {done:?}");
-    assert_eq!(done[0].send_opcode, 0x08);
-    assert_eq!(rig.run_after(99), []);
-    let done = rig.run_after(1);
-    assert_eq!(done.len(), 2);
-    assert!(done.iter().all(|c| c.send_opcode == 0x25 && c.opcode == 0));
-    rig.post(&mut a, WqeOpcode::RDMA_WRITE, 0, &body);
-    assert_eq!(rig.run(), []);
-    assert_eq!(rig.faults().len(), 1);
-}
-
-#[test]
-fn knobs_fail_and_drop() {
-    let mut rig = Rig::new(Scheme::Memory);
-    let mr = rig.mr(VA, 8, RW);
-    let flags = UmrFlags::new();
-    rig.device.knobs.umr_drop_count = 1;
-    rig.post_umr(mr.key, flags, MkeyMask::new(), &Mkc::default(), 0, &[]);
-    assert_eq!(rig.run(), []);
-    rig.device.knobs.umr_fail_count = 1;
-    rig.post_umr(mr.key, flags, MkeyMask::new(), &Mkc::default(), 0, &[]);
-    assert_eq!(rig.run()[0].opcode, 0xd);
-    assert!(rig.violations().is_empty());
 }

@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use connectx::{GuestMemory, Order, Scheme};
+use connectx::{GuestMemory, Order};
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::{
-    AccessMode, DmaAddr, EventType, Mkc, Mkey, Mtt, MttAccess, PageFault, WqeFaultKind,
+    AccessMode, DmaAddr, EventType, Mkc, Mkey, Mtt, MttAccess, PageFault, Scheme, WqeFaultKind,
 };
 
 use crate::rig::{mtt, Rig, TestQp};

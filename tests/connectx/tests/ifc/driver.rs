@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectx::{Device, GuestMemory, Interrupts, Journal, Knobs, Ram};
-use firmware_cmds::DmaAddr;
+use connectx::{Device, GuestMemory, Interrupts, Journal, Ram};
+use firmware_cmds::{DmaAddr, Scheme};
 use ifc_oracle::{Field, Layout, Oracle};
 
 const MEMORY: u64 = 4 << 20;
@@ -115,7 +115,7 @@ impl Driver {
             Box::new(Arc::clone(&mem)),
             Box::new(Deaf),
             Journal::default(),
-            Knobs::default(),
+            Scheme::Memory,
         );
         let mut driver = Self {
             oracle,

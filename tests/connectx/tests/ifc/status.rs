@@ -18,7 +18,7 @@ fn commands_fail_with_the_statuses_of_the_headers() {
     status(&mut driver, "BAD_SYS_STATE_ERR", &input.bytes, 16);
     let input = driver.command("ENABLE_HCA");
     status(&mut driver, "OK", &input.bytes, 16);
-    assert!(driver.device.knobs.set("command_fail_count", 1));
+    driver.device.rules.add("command times=1 do=fail").unwrap();
     status(&mut driver, "INT_ERR", &input.bytes, 16);
 
     // What the model has not; too little input, too little room.

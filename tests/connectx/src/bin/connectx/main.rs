@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use connectx::{control, Journal, Knobs, Scheme};
+use connectx::{control, Journal, Rule};
+use firmware_cmds::Scheme;
 use server::{Connectx, Outcome};
 
 /// Exit status after a violation in strict mode.
@@ -67,6 +68,9 @@ struct Serve {
     /// How page faults are reported
     #[arg(long, value_enum, default_value = "memory")]
     scheme: SchemeArg,
+    /// A fault on purpose, as src/rules.rs has them: "umr every=64 do=delay ms=25"; repeatable
+    #[arg(long = "rule", value_name = "RULE")]
+    rules: Vec<Rule>,
     /// End the run at the first protocol violation
     #[arg(long)]
     strict: bool,
@@ -109,14 +113,12 @@ fn journal(args: &Serve) -> Result<Journal, String> {
 
 fn run(args: &Serve) -> Result<Outcome, String> {
     let journal = journal(args)?;
-    let knobs = Knobs {
-        scheme: match args.scheme {
-            SchemeArg::Memory => Scheme::Memory,
-            SchemeArg::Transport => Scheme::Transport,
-        },
-        ..Knobs::default()
+    let scheme = match args.scheme {
+        SchemeArg::Memory => Scheme::Memory,
+        SchemeArg::Transport => Scheme::Transport,
     };
-    let connectx = Connectx::listen(&args.socket, journal, knobs, args.seed, args.strict)?;
+    let rules = args.rules.clone();
+    let connectx = Connectx::listen(&args.socket, journal, scheme, rules, args.seed, args.strict)?;
     if let Some(path) = &args.control {
         if let Err(error) = connectx.control(path) {
             remove(&args.socket);

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use connectx::control;
 use connectx::device::BAR0_SIZE;
 use connectx::pci::{Config, ConfigEffect, BAR2_SIZE, CONFIG_SIZE, VECTORS};
-use connectx::{Device, Interrupts, Journal, Knobs};
-use firmware_cmds::DmaAddr;
+use connectx::{Device, Interrupts, Journal, Rule};
+use firmware_cmds::{DmaAddr, Scheme};
 use vfio_bindings::bindings::vfio::{
     vfio_region_info, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_SET_ACTION_TRIGGER,
     VFIO_IRQ_SET_ACTION_TYPE_MASK, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -309,7 +309,7 @@ pub(crate) struct Connectx {
 }
 
 impl Connectx {
-    /// Listens on `socket`.
+    /// Listens on `socket`, for a device with these rules.
     ///
     /// # Errors
     ///
@@ -317,7 +317,8 @@ impl Connectx {
     pub(crate) fn listen(
         socket: &Path,
         journal: Journal,
-        knobs: Knobs,
+        scheme: Scheme,
+        rules: Vec<Rule>,
         seed: Option<u64>,
         strict: bool,
     ) -> Result<Self, String> {
@@ -335,8 +336,11 @@ impl Connectx {
             Box::new(Arc::clone(&memory)),
             Box::new(vectors.clone()),
             journal,
-            knobs,
+            scheme,
         );
+        for rule in rules {
+            device.rules.insert(rule);
+        }
         if let Some(seed) = seed {
             device.set_seed(seed);
         }
@@ -452,7 +456,7 @@ fn serve_client(shared: &Shared, stream: UnixStream) {
             continue;
         }
         let mut reply = control::serve(&mut shared.lock(), &line);
-        // A knob may have made work due.
+        // A rule may have let work go.
         shared.work.notify_one();
         reply.push('\n');
         if replies.write_all(reply.as_bytes()).is_err() {
