@@ -47,8 +47,12 @@ counters! {
     resumes_error,
     /// PAGE_FAULT_RESUME commands for a stall that is gone.
     resumes_unknown,
+    /// PAGE_FAULT_RESUME commands that repeat one for a stall of several events.
+    resumes_repeated,
     /// UMR WQEs executed.
     umr_wqes,
+    /// UMR WQEs that ended in a bind error: their MKey was destroyed or revoked.
+    umr_bind_errors,
     /// UMR WQEs that wrote translation entries.
     umr_xlt_updates,
     /// Translation entries that a UMR made valid, or gave another valid value.
@@ -85,8 +89,10 @@ counters! {
     msgs_read,
     /// Atomic operations executed.
     msgs_atomic,
-    /// Messages refused because no receive WQE was posted.
+    /// Messages refused because no receive WQE was posted, or because of a page fault.
     rnr_naks,
+    /// Those of them that were refused because of a page fault.
+    rnr_naks_fault,
     /// Times that a requester heard nothing for as long as the ACK timeout.
     ack_timeouts,
     /// Accesses that the rules of an MKey forbid.

@@ -2,27 +2,26 @@
 
 //! Accesses stalled on a page fault, and the events that report them.
 //!
-//! Each stall has a token of its own, whatever the scheme, and exactly one event
-//! outstanding. PAGE_FAULT_RESUME takes the stall away; the access that is retried
-//! may stall again, with another token.
+//! Each stall has a token of its own, whatever the scheme, and one event, or several
+//! that share the token ([`shape`]). PAGE_FAULT_RESUME takes the stall away; the access
+//! that is retried may stall again, with another token.
+
+pub mod shape;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use firmware_cmds::page_fault::{DemandPages, FaultType, MEMORY_FAULT_PAGE};
 use firmware_cmds::{
-    EventType, FaultToken, MemoryFault, MemoryToken, PageFault, PageFaultResume, Qpn, RdmaFault,
-    Scheme, Srqn, TransportToken, WqeFault, WqeFaultKind,
+    EventType, FaultToken, MemoryToken, PageFaultResume, Qpn, Scheme, Srqn, TransportToken,
 };
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::device::Device;
 use crate::inspect::show;
 use crate::mkey::{Missing, Target};
+use crate::qp::ServiceType;
 use crate::rules::points::{self as rules, FaultAct};
-
-/// Most pages that one event of the memory scheme demands.
-const MAX_DEMAND_PAGES: u64 = 512;
+use shape::{Committed, Reply, Shape};
 
 /// Stalls whose end is remembered, to tell a second resume from one that crossed the end
 /// of its QP.
@@ -71,6 +70,27 @@ pub enum StallKind {
     Rdma,
 }
 
+/// Which end of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The one whose work request it is.
+    Requester,
+    /// The other one.
+    Responder,
+}
+
+impl StallKind {
+    /// The end whose memory is missing.
+    #[must_use]
+    pub fn side(self) -> Side {
+        match self {
+            Self::SendOrWrite | Self::ReadOrAtomic => Side::Requester,
+            Self::Receive | Self::SharedReceive(_) | Self::Rdma => Side::Responder,
+        }
+    }
+}
+
 /// An access that waits for its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stall {
@@ -88,69 +108,30 @@ pub struct Stall {
     pub target: Target,
     /// What is missing.
     pub missing: Missing,
+    /// Bytes of the message that have moved before it.
+    pub moved: u64,
     /// Path MTU: no packet is longer.
     pub mtu: u32,
 }
 
-impl Stall {
-    /// The event for this stall.
-    fn report(&self, scheme: Scheme, token: Token) -> PageFault {
-        match (scheme, self.kind) {
-            (Scheme::Memory, _) => PageFault::Memory(self.memory_fault(token)),
-            (Scheme::Transport, StallKind::Rdma) => PageFault::Rdma(self.rdma_fault(token)),
-            (Scheme::Transport, _) => PageFault::Wqe(self.wqe_fault(token)),
-        }
-    }
+/// A stall that waits for its resume.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Live {
+    #[serde(flatten)]
+    stall: Stall,
+    /// What its events say that a resume must name.
+    #[serde(rename = "event", serialize_with = "show::debug")]
+    named: FaultToken,
+    /// Number of its events.
+    events: u32,
+    reply: Reply,
+}
 
-    fn memory_fault(&self, token: Token) -> MemoryFault {
-        let page = u64::from(MEMORY_FAULT_PAGE);
-        let start = self.missing.va & !(page - 1);
-        let bytes = (self.missing.va - start).saturating_add(self.missing.len);
-        let pages = bytes.div_ceil(page).min(MAX_DEMAND_PAGES);
-        MemoryFault {
-            last: true,
-            token: token.memory(),
-            mkey: self.missing.key,
-            va: firmware_cmds::Iova::new(start),
-            demand_pages: DemandPages::truncate(u32::try_from(pages).unwrap_or(1)),
-            pre_demand_pages: 0,
-            post_demand_pages: 0,
-        }
-    }
-
-    fn rdma_fault(&self, token: Token) -> RdmaFault {
-        RdmaFault {
-            fault_type: FaultType::rdma(self.target.access.writes()),
-            token: TransportToken::truncate(token.0),
-            r_key: self.target.key,
-            rdma_va: firmware_cmds::Iova::new(self.target.va),
-            rdma_op_len: u32::try_from(self.target.len).unwrap_or(u32::MAX),
-            packet_length: self.packet_length(),
-            bytes_committed: 0,
-        }
-    }
-
-    /// The driver makes the whole WQE present: nothing is reported as committed, and
-    /// what already moved does not have to move again.
-    fn wqe_fault(&self, token: Token) -> WqeFault {
-        let (kind, wq_number) = match self.kind {
-            StallKind::SendOrWrite => (WqeFaultKind::SendOrWrite, self.qpn.into()),
-            StallKind::ReadOrAtomic => (WqeFaultKind::ReadOrAtomic, self.qpn.into()),
-            StallKind::SharedReceive(srqn) => (WqeFaultKind::SharedReceive, srqn.into()),
-            StallKind::Receive | StallKind::Rdma => (WqeFaultKind::Receive, self.qpn.into()),
-        };
-        WqeFault {
-            kind,
-            wq_number,
-            wqe_index: self.wqe_index,
-            bytes_committed: 0,
-            packet_length: self.packet_length(),
-            token: TransportToken::truncate(token.0),
-        }
-    }
-
-    fn packet_length(&self) -> u16 {
-        u16::try_from(self.target.len.min(u64::from(self.mtu))).unwrap_or(u16::MAX)
+impl Live {
+    /// Whether the requester waits for the resume. It does not after an RNR NAK: then the
+    /// fault is the responder's alone.
+    fn holds_requester(&self) -> bool {
+        self.reply == Reply::Nothing
     }
 }
 
@@ -163,34 +144,31 @@ enum End {
     Discarded,
 }
 
+/// A stall that is over.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Ended {
+    token: Token,
+    end: End,
+    events: u32,
+    /// Resumes that named it.
+    resumes: u32,
+    /// One of them was without error.
+    succeeded: bool,
+}
+
 /// All stalls.
 #[derive(Debug, Default, Serialize)]
 pub struct Faults {
     #[serde(flatten, serialize_with = "by_token")]
-    live: BTreeMap<Token, (Stall, FaultToken)>,
+    live: BTreeMap<Token, Live>,
     last: u32,
     /// Every token was given out at least once.
     wrapped: bool,
-    ended: VecDeque<(Token, End)>,
+    ended: VecDeque<Ended>,
 }
 
-/// A stall and what its event calls it.
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    stall: &'a Stall,
-    #[serde(serialize_with = "show::debug")]
-    event: FaultToken,
-}
-
-fn by_token<S: Serializer>(
-    live: &BTreeMap<Token, (Stall, FaultToken)>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    to.collect_map(live.iter().map(|(token, (stall, event))| {
-        let event = *event;
-        (token.to_string(), Shown { stall, event })
-    }))
+fn by_token<S: Serializer>(live: &BTreeMap<Token, Live>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(live.iter().map(|(token, live)| (token.to_string(), live)))
 }
 
 impl Faults {
@@ -208,7 +186,7 @@ impl Faults {
 
     /// Every stall with its token.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &Stall)> {
-        self.live.iter().map(|(&token, (stall, _))| (token, stall))
+        self.live.iter().map(|(&token, live)| (token, &live.stall))
     }
 
     fn token(&mut self) -> Token {
@@ -228,40 +206,62 @@ impl Faults {
         (1..=last).contains(&token.0)
     }
 
-    fn end(&mut self, token: Token, end: End) {
+    /// Whether a fault that was answered with an RNR NAK covers the repetitions, too.
+    pub(crate) fn covers_repetition(&self, token: Token) -> bool {
+        self.live
+            .get(&token)
+            .is_some_and(|live| live.reply == Reply::Rnr)
+    }
+
+    fn end(&mut self, ended: Ended) {
         if self.ended.len() == ENDED_KEPT {
             self.ended.pop_front();
         }
-        self.ended.push_back((token, end));
+        self.ended.push_back(ended);
     }
 
-    /// How a stall ended, if that is remembered.
-    fn ended(&self, token: Token) -> Option<End> {
-        let mut newest_first = self.ended.iter().rev();
-        newest_first
-            .find(|&&(ended, _)| ended == token)
-            .map(|&(_, end)| end)
+    /// A stall that is over, if it is remembered.
+    fn ended(&mut self, token: Token) -> Option<&mut Ended> {
+        let mut newest_first = self.ended.iter_mut().rev();
+        newest_first.find(|ended| ended.token == token)
     }
 
     /// Drops every stall at `qpn` or for its work requests, and returns the others
     /// whose requester waited for them.
     pub(crate) fn discard(&mut self, qpn: Qpn) -> Vec<Qpn> {
-        let mut waiting = Vec::new();
+        let mut waiting = self.discard_if(|live| {
+            let requester = live.stall.requester;
+            live.stall.qpn == qpn || (requester == qpn && live.holds_requester())
+        });
+        waiting.retain(|&requester| requester != qpn);
+        waiting
+    }
+
+    /// Drops every stall in a WQE of `srqn`, and returns the requesters that waited for them.
+    pub(crate) fn discard_shared(&mut self, srqn: Srqn) -> Vec<Qpn> {
+        self.discard_if(|live| live.stall.kind == StallKind::SharedReceive(srqn))
+    }
+
+    fn discard_if(&mut self, gone: impl Fn(&Live) -> bool) -> Vec<Qpn> {
         let mut discarded = Vec::new();
-        self.live.retain(|&token, (stall, _)| {
-            let gone = stall.qpn == qpn || stall.requester == qpn;
+        self.live.retain(|&token, live| {
+            let gone = gone(live);
             if gone {
-                discarded.push(token);
-                if stall.requester != qpn {
-                    waiting.push(stall.requester);
-                }
+                discarded.push((token, *live));
             }
             !gone
         });
-        for token in discarded {
-            self.end(token, End::Discarded);
+        for &(token, live) in &discarded {
+            self.end(Ended {
+                token,
+                end: End::Discarded,
+                events: live.events,
+                resumes: 0,
+                succeeded: false,
+            });
         }
-        waiting
+        let held = discarded.iter().filter(|(_, live)| live.holds_requester());
+        held.map(|(_, live)| live.stall.requester).collect()
     }
 }
 
@@ -275,20 +275,34 @@ impl Device {
         }
     }
 
-    /// Records a stall and reports it; `None` if no event queue takes page faults, so
-    /// that nobody would ever resume it, or if a rule says that it fails.
-    pub(crate) fn stall(&mut self, stall: Stall) -> Option<Token> {
-        self.events.queue_for(EventType::PAGE_FAULT)?;
-        match self.rule::<rules::Fault>(&stall) {
-            None => {}
-            Some((_, FaultAct::Fail {})) => return None,
+    /// What is to be done to the fault that `stall` is about to raise.
+    pub(crate) fn ruling(&mut self, stall: &Stall) -> FaultAct {
+        let mut shape = match self.rule::<rules::Fault>(stall) {
+            None => Shape::default(),
+            Some((_, FaultAct::Shape(shape))) => shape,
+            Some((_, FaultAct::Fail {})) => return FaultAct::Fail {},
+        };
+        let requester = self.qps.get(stall.requester).map(|qp| qp.st);
+        if stall.kind.side() == Side::Requester || requester == Some(ServiceType::Uc) {
+            shape.reply = Reply::Nothing;
         }
+        if self.fault_scheme() == Scheme::Memory {
+            shape.committed = Committed::Nothing;
+        }
+        FaultAct::Shape(shape)
+    }
+
+    /// Records a stall and reports it; `None` if no event queue takes page faults, so
+    /// that nobody would ever resume it.
+    pub(crate) fn stall(&mut self, stall: Stall, shape: &Shape) -> Option<Token> {
+        self.events.queue_for(EventType::PAGE_FAULT)?;
         let scheme = self.fault_scheme();
         let token = self.faults.token();
-        let fault = stall.report(scheme, token);
+        let events = stall.events(scheme, token, shape);
+        let named = events.first()?.fault_token();
         self.count_fault(scheme, &stall);
         self.journal.trace(format_args!(
-            "fault token={token} qp={} {:?} key={} va={:#x} len={:#x} missing {}:{:#x}+{:#x}",
+            "fault token={token} qp={} {:?} key={} va={:#x} len={:#x} missing {}:{:#x}+{:#x} {shape:?}",
             stall.qpn,
             stall.kind,
             stall.target.key,
@@ -298,10 +312,18 @@ impl Device {
             stall.missing.va,
             stall.missing.len
         ));
-        self.faults.live.insert(token, (stall, fault.fault_token()));
+        let live = Live {
+            stall,
+            named,
+            events: u32::try_from(events.len()).unwrap_or(u32::MAX),
+            reply: shape.reply,
+        };
+        self.faults.live.insert(token, live);
         self.stalls_changed();
-        // The queue sets the owner bit when it writes the entry.
-        self.raise(fault.to_eqe(false));
+        for fault in events {
+            // The queue sets the owner bit when it writes the entry.
+            self.raise(fault.to_eqe(false));
+        }
         Some(token)
     }
 
@@ -338,39 +360,82 @@ impl Device {
         let token = Token::of(resume.fault);
         self.journal
             .trace(format_args!("resume token={token} error={}", resume.error));
-        let Some((stall, expected)) = self.faults.live.remove(&token) else {
-            self.unknown_resume(token);
+        let Some(live) = self.faults.live.remove(&token) else {
+            self.unknown_resume(token, resume.error);
             return;
         };
-        if resume.fault != expected {
+        if resume.fault != live.named {
             self.violation(format_args!(
-                "resume of page fault {token} names {:?}, the event named {expected:?}",
-                resume.fault
+                "resume of page fault {token} names {:?}, the event named {:?}",
+                resume.fault, live.named
             ));
         }
-        self.faults.end(token, End::Resumed);
+        self.faults.end(Ended {
+            token,
+            end: End::Resumed,
+            events: live.events,
+            resumes: 1,
+            succeeded: !resume.error,
+        });
+        let stall = &live.stall;
+        match (resume.error, live.holds_requester()) {
+            (true, true) => self.fail_stalled(token, stall),
+            (true, false) => self.refuse_repetition(token, stall),
+            (false, true) => self.retry_stalled(token, stall),
+            // The requester comes back by itself.
+            (false, false) => {}
+        }
         if resume.error {
             self.counters.resumes_error += 1;
-            self.fail_stalled(token, &stall);
         } else {
             self.counters.resumes_ok += 1;
-            self.retry_stalled(token, &stall);
         }
     }
 
     /// A resume of something that is not stalled: right only if its QP went away first.
-    fn unknown_resume(&mut self, token: Token) {
-        self.counters.resumes_unknown += 1;
-        match self.faults.ended(token) {
-            Some(End::Resumed) => {
-                self.violation(format_args!("page fault {token} resumed twice"));
-            }
-            None if !self.faults.issued(token) => {
+    ///
+    /// Linux' driver resumes with error for each event that fails, and in any case for the
+    /// last one, so a stall of several events may be resumed once for each. A card has to
+    /// put up with that, and loses nothing by it while the token names no other stall. It
+    /// would mind a resume more than there were events, or two without error: only one event
+    /// of a stall is marked as the last.
+    fn unknown_resume(&mut self, token: Token, error: bool) {
+        let issued = self.faults.issued(token);
+        let Some(ended) = self.faults.ended(token) else {
+            self.counters.resumes_unknown += 1;
+            if issued {
+                self.resumed_after_its_qp(token);
+            } else {
                 self.violation(format_args!("page fault {token} resumed, there was none"));
             }
-            Some(End::Discarded) | None => self.journal.note(format_args!(
-                "page fault {token} resumed after its QP went away"
-            )),
+            return;
+        };
+        ended.resumes += 1;
+        let tolerable = ended.resumes <= ended.events && (error || !ended.succeeded);
+        ended.succeeded |= !error;
+        let ended = *ended;
+        match ended.end {
+            End::Discarded => {
+                self.counters.resumes_unknown += 1;
+                self.resumed_after_its_qp(token);
+            }
+            End::Resumed if tolerable => {
+                self.counters.resumes_repeated += 1;
+                self.journal.note(format_args!(
+                    "resume {} of page fault {token}, which has {} events",
+                    ended.resumes, ended.events
+                ));
+            }
+            End::Resumed => {
+                self.counters.resumes_unknown += 1;
+                self.violation(format_args!("page fault {token} resumed twice"));
+            }
         }
+    }
+
+    fn resumed_after_its_qp(&mut self, token: Token) {
+        self.journal.note(format_args!(
+            "page fault {token} resumed after its QP went away"
+        ));
     }
 }

@@ -8,17 +8,21 @@
 //!
 //! - `requester`: takes WQEs from the send queue and completes them.
 //! - `connected`: RC, XRC and UC messages, and the responder's part in them.
+//! - `transfer`: moves the bytes of one, chunk by chunk.
+//! - `blocked`: what keeps one from going on.
 //! - `receive`: gives messages receive WQEs and completes those.
 //! - `datagram`: UD messages.
 //! - `flush`: what is left in the queues of a QP in error.
 //! - [`mover`]: moves bytes between segment lists.
 
+mod blocked;
 mod connected;
 mod datagram;
 mod flush;
 pub mod mover;
 mod receive;
 mod requester;
+mod transfer;
 
 use std::time::Duration;
 
@@ -33,6 +37,7 @@ use crate::guest::DmaError;
 use crate::inspect::show;
 use crate::qp::context as qpc;
 use crate::qp::{QpState, RecvKind, ServiceType, Wait};
+use crate::rules::points::FaultAct;
 use crate::rules::words::Hold;
 use crate::wqe::{self, Receive, Request};
 
@@ -50,6 +55,32 @@ pub struct Op {
     pub posted: Duration,
     /// What the rules say of it.
     pub ruled: Ruled,
+    /// What an atomic found at its target: it is done, and its answer on the way.
+    pub answer: Option<u64>,
+    /// The fault for which the responder refused it last, with an RNR NAK.
+    pub refused_for: Option<Token>,
+    /// How its next repetition fails: that fault was resumed with error.
+    #[serde(serialize_with = "show::debug")]
+    refusal: Option<Failure>,
+    /// What is to be done to the fault that it is about to raise.
+    fault: Option<FaultAct>,
+}
+
+impl Op {
+    /// A work request that nothing was done of.
+    fn new(request: Request, posted: Duration) -> Self {
+        Self {
+            request,
+            done: 0,
+            peer_epoch: None,
+            posted,
+            ruled: Ruled::NotYet,
+            answer: None,
+            refused_for: None,
+            refusal: None,
+            fault: None,
+        }
+    }
 }
 
 /// What the rules say of a work request.
@@ -97,6 +128,29 @@ impl Failure {
         Self {
             syndrome,
             peer: None,
+        }
+    }
+
+    /// The failure of an access whose page will not come.
+    fn of(stall: &Stall) -> Self {
+        match stall.kind {
+            StallKind::SendOrWrite | StallKind::ReadOrAtomic => Self::local(syndrome::LOCAL_PROT),
+            StallKind::Receive | StallKind::SharedReceive(_) => Self {
+                syndrome: syndrome::REMOTE_OP,
+                peer: Some(PeerFailure {
+                    qpn: stall.qpn,
+                    receive: Some(syndrome::LOCAL_PROT),
+                    event: None,
+                }),
+            },
+            StallKind::Rdma => Self {
+                syndrome: syndrome::REMOTE_ACCESS,
+                peer: Some(PeerFailure {
+                    qpn: stall.qpn,
+                    receive: None,
+                    event: Some(EventType::WQ_ACCESS_ERROR),
+                }),
+            },
         }
     }
 }
@@ -334,7 +388,7 @@ impl Device {
     }
 
     /// Ends the wait of a requester for a stall: for `token` only, or for any.
-    fn unstall(&mut self, requester: Qpn, token: Option<Token>) -> bool {
+    pub(super) fn unstall(&mut self, requester: Qpn, token: Option<Token>) -> bool {
         let Some(qp) = self.qps.get_mut(requester) else {
             return false;
         };
@@ -353,29 +407,17 @@ impl Device {
         self.unstall(stall.requester, Some(token));
     }
 
+    /// The page will not come, and the requester was told to come again: then it fails.
+    pub(crate) fn refuse_repetition(&mut self, token: Token, stall: &Stall) {
+        let requester = self.qps.get_mut(stall.requester);
+        let op = requester.and_then(|qp| qp.sq.op.as_mut());
+        if let Some(op) = op.filter(|op| op.refused_for == Some(token)) {
+            op.refusal = Some(Failure::of(stall));
+        }
+    }
+
     /// The page will not come: the access fails.
     pub(crate) fn fail_stalled(&mut self, token: Token, stall: &Stall) {
-        let failure = match stall.kind {
-            StallKind::SendOrWrite | StallKind::ReadOrAtomic => {
-                Failure::local(syndrome::LOCAL_PROT)
-            }
-            StallKind::Receive | StallKind::SharedReceive(_) => Failure {
-                syndrome: syndrome::REMOTE_OP,
-                peer: Some(PeerFailure {
-                    qpn: stall.qpn,
-                    receive: Some(syndrome::LOCAL_PROT),
-                    event: None,
-                }),
-            },
-            StallKind::Rdma => Failure {
-                syndrome: syndrome::REMOTE_ACCESS,
-                peer: Some(PeerFailure {
-                    qpn: stall.qpn,
-                    receive: None,
-                    event: Some(EventType::WQ_ACCESS_ERROR),
-                }),
-            },
-        };
         if !self.unstall(stall.requester, Some(token)) {
             return;
         }
@@ -384,7 +426,7 @@ impl Device {
             .get_mut(stall.requester)
             .and_then(|qp| qp.sq.op.take());
         if let Some(op) = op {
-            self.fail(stall.requester, &op.request, failure);
+            self.fail(stall.requester, &op.request, Failure::of(stall));
         }
     }
 }

@@ -28,6 +28,9 @@ fn text_and_back() {
         "event object=0x41 sub_type=0x2 type=PAGE_FAULT after=3 do=duplicate",
         "message op=RDMA_WRITE qp=0x41 do=fail syndrome=RNR_EXCEEDED",
         "fault kind=shared_receive side=responder do=fail",
+        "fault side=responder times=1 do=shape reply=rnr",
+        "fault do=shape last=first pieces=2 post=65535 pre=4",
+        "fault kind=rdma do=shape committed=packets",
         "command do=delay us=7",
         "command do=delay us=0",
     ] {
@@ -74,7 +77,11 @@ fn what_is_refused() {
         // An action that the point cannot do, and what it can.
         ("umr do=duplicate", "unknown variant `duplicate`, expected one of `delay`, `drop`, `fail`, `complete`, `hold`"),
         ("event do=fail", "expected one of `delay`, `drop`, `duplicate`, `corrupt`, `hold`"),
-        ("fault do=drop", "unknown variant `drop`, expected `fail`"),
+        ("fault do=drop", "unknown variant `drop`, expected `fail` or `shape`"),
+        ("fault do=shape", "at least one word that is not as usual"),
+        ("fault do=shape pieces=0", "expected a nonzero"),
+        ("fault do=shape reply=ack", "expected one of `nothing`, `rnr`, `rnr_each_faults`"),
+        ("fault side=requester do=shape reply=rnr", "a requester replies to nobody"),
         // Keys of another point, of another action, or of none.
         ("umr op=UMR do=drop", "unknown field `op`"),
         ("umr do=drop ms=3", "unknown field `ms`"),

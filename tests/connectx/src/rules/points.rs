@@ -12,6 +12,8 @@ use super::words::{
 use super::Point;
 use crate::command::word;
 use crate::completion::{syndrome, Cqe};
+use crate::fault::shape::{Reply, Shape};
+pub use crate::fault::Side;
 use crate::fault::{Stall, StallKind};
 
 /// Bytes of an EQE and of a CQE.
@@ -343,22 +345,14 @@ pub enum FaultKind {
     Rdma,
 }
 
-/// Whose access it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    /// The access of the QP that has the work request.
-    Requester,
-    /// The access of its peer.
-    Responder,
-}
-
 /// What can be done to a page fault.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultAct {
     /// Do not report it: the access fails as if the driver had resumed it with error.
     Fail {},
+    /// Report it like this.
+    Shape(Shape),
 }
 
 impl Point for Fault {
@@ -367,16 +361,30 @@ impl Point for Fault {
     type Act = FaultAct;
 
     fn matches(&self, seen: &Stall) -> bool {
-        let (kind, side) = match seen.kind {
-            StallKind::SendOrWrite => (FaultKind::SendOrWrite, Side::Requester),
-            StallKind::ReadOrAtomic => (FaultKind::ReadOrAtomic, Side::Requester),
-            StallKind::Receive => (FaultKind::Receive, Side::Responder),
-            StallKind::SharedReceive(_) => (FaultKind::SharedReceive, Side::Responder),
-            StallKind::Rdma => (FaultKind::Rdma, Side::Responder),
+        let kind = match seen.kind {
+            StallKind::SendOrWrite => FaultKind::SendOrWrite,
+            StallKind::ReadOrAtomic => FaultKind::ReadOrAtomic,
+            StallKind::Receive => FaultKind::Receive,
+            StallKind::SharedReceive(_) => FaultKind::SharedReceive,
+            StallKind::Rdma => FaultKind::Rdma,
         };
         self.kind.is_none_or(|wanted| wanted == kind)
-            && self.side.is_none_or(|wanted| wanted == side)
+            && self.side.is_none_or(|wanted| wanted == seen.kind.side())
             && is(self.qp, seen.qpn.get())
             && is_mkey(self.mkey, seen.target.key)
+    }
+
+    fn check(&self, act: &FaultAct) -> Result<(), String> {
+        match act {
+            FaultAct::Shape(shape) if *shape == Shape::default() => {
+                Err("a shape needs at least one word that is not as usual".to_owned())
+            }
+            FaultAct::Shape(shape)
+                if shape.reply != Reply::Nothing && self.side == Some(Side::Requester) =>
+            {
+                Err("a requester replies to nobody".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use firmware_cmds::wqe::{RaddrSeg, WqeOpcode};
 use firmware_cmds::{EventType, Mkey, Pdn, Qpn, Srqn};
 
-use super::mover::{total, Blocked, End, Obstacle, Segment, CHUNK};
+use super::mover::{total, Blocked, End, Obstacle, Segment};
 use super::{Failure, Op, Outcome, PeerFailure};
 use crate::completion::{cqe_opcode, syndrome};
 use crate::device::Device;
-use crate::fault::{Stall, StallKind};
+use crate::fault::StallKind;
 use crate::mkey::{Access, Target};
 use crate::qp::context as qpc;
 use crate::qp::{Qp, RecvKind, ServiceType};
@@ -20,20 +20,18 @@ use crate::wqe::Receive;
 /// The longest message, `log_max_msg` = 30.
 const MAX_MESSAGE: u64 = 1 << 30;
 
-/// Shortest time between two looks at a receive queue that was empty. The shortest
-/// RNR timer is 10 us; a responder may always take longer.
-const MIN_RNR_DELAY: Duration = Duration::from_micros(200);
-
 /// How often a peer that may answer any time is tried when there is no ACK timeout.
 const NO_TIMEOUT_POLL: Duration = Duration::from_millis(100);
 
 /// Both ends of a message.
 #[derive(Clone, Copy, Debug)]
-struct Path {
-    qpn: Qpn,
-    peer: Qpn,
+pub(super) struct Path {
+    /// The requester.
+    pub(super) qpn: Qpn,
+    /// The responder.
+    pub(super) peer: Qpn,
     /// SRQ that the message names (XRC).
-    xrc: Option<Srqn>,
+    pub(super) xrc: Option<Srqn>,
 }
 
 impl Device {
@@ -41,6 +39,12 @@ impl Device {
     pub(super) fn connected(&mut self, qpn: Qpn, op: &mut Op) -> Outcome {
         if op.request.len > MAX_MESSAGE {
             return Outcome::Failed(Failure::local(syndrome::LOCAL_LENGTH));
+        }
+        if let Some(old) = op.answer {
+            return self.atomic_answer(qpn, op, old);
+        }
+        if let Some(failure) = op.refusal {
+            return Outcome::Failed(failure);
         }
         let Some(path) = self.path(qpn, op.request.xrc) else {
             op.done = 0;
@@ -105,31 +109,6 @@ impl Device {
         qp.sq.timeouts += 1;
         self.counters.ack_timeouts += 1;
         Outcome::Until(now + Duration::from_nanos(4096 << code))
-    }
-
-    /// The peer has no receive WQE: an RNR NAK.
-    fn not_ready(&mut self, path: Path) -> Outcome {
-        self.counters.rnr_naks += 1;
-        let timer = self
-            .qps
-            .get(path.peer)
-            .map_or(0, |peer| peer.context.get(qpc::MIN_RNR_NAK));
-        let now = self.now;
-        let Some(qp) = self.qps.get_mut(path.qpn) else {
-            return Outcome::Forgotten;
-        };
-        if qp.st == ServiceType::Uc {
-            return Outcome::Done;
-        }
-        let limit = qp.context.get(qpc::RNR_RETRY);
-        // 7 is without limit.
-        if limit != 7 {
-            if qp.sq.rnr_naks >= limit {
-                return Outcome::Failed(Failure::local(syndrome::RNR_EXCEEDED));
-            }
-            qp.sq.rnr_naks += 1;
-        }
-        Outcome::Until(now + rnr_delay(timer).max(MIN_RNR_DELAY))
     }
 
     fn send(&mut self, path: Path, op: &mut Op) -> Outcome {
@@ -216,8 +195,9 @@ impl Device {
         Outcome::Done
     }
 
-    /// An 8-byte atomic. It is evaluated once: only when both the target and the buffer
-    /// for its old value are there.
+    /// An 8-byte atomic. It takes effect once, as soon as its target is there, whatever
+    /// happens to its answer: the requester's buffer for that may be missing, but what the
+    /// requester may not write ends the request before.
     fn atomic(&mut self, path: Path, op: &mut Op, raddr: RaddrSeg) -> Outcome {
         if let Some(outcome) = self.disallowed(path, qpc::RAE) {
             return outcome;
@@ -242,16 +222,14 @@ impl Device {
         let mut extents = Vec::new();
         if let Err(error) = self.mkeys.resolve(&target, 8, &mut extents) {
             let obstacle = Obstacle::new(target, error);
-            return self.responder_blocked(path, StallKind::Rdma, obstacle);
+            return self.responder_blocked(path, op, StallKind::Rdma, obstacle);
         }
         // The address is aligned, but behind a KLM list that says little about the memory.
         let &[extent] = &extents[..] else {
             return invalid_request(path);
         };
-        // The old value goes where a READ of 8 bytes would: make sure that it can before
-        // the operation takes effect.
-        let local = self.local_end(path, &op.request.local, Access::LocalWrite);
-        if let Err(obstacle) = self.probe(&local, 8) {
+        let local = self.local_end(path.qpn, &op.request.local, Access::LocalWrite);
+        if let Err(obstacle @ Obstacle::Denied(..)) = self.probe(&local, 8) {
             return self.requester_blocked(path.qpn, op, StallKind::ReadOrAtomic, obstacle);
         }
         let done = match op.request.ctrl.opcode {
@@ -265,182 +243,50 @@ impl Device {
             Ok(old) => old,
             Err(error) => {
                 let obstacle = Obstacle::Dma(extent, error);
-                return self.responder_blocked(path, StallKind::Rdma, obstacle);
+                return self.responder_blocked(path, op, StallKind::Rdma, obstacle);
             }
         };
+        op.answer = Some(old);
         self.counters.msgs_atomic += 1;
         self.counters.bytes_read += 8;
         self.counters.bytes_written += 8;
+        self.atomic_answer(path.qpn, op, old)
+    }
+
+    /// Writes the old value of an atomic's target to where a READ of 8 bytes would.
+    fn atomic_answer(&mut self, qpn: Qpn, op: &mut Op, old: u64) -> Outcome {
         let value = [Segment::Inline(old.to_ne_bytes().to_vec())];
         let source = End {
             list: &value,
             access: Access::LocalRead,
             pd: None,
-            qpn: path.peer,
+            qpn,
         };
-        let local = self.local_end(path, &op.request.local, Access::LocalWrite);
+        let local = self.local_end(qpn, &op.request.local, Access::LocalWrite);
         match self.move_chunk(&source, &local, 8, 0, 8) {
             Ok(_) => Outcome::Done,
             Err(Blocked::Source(obstacle) | Blocked::Destination(obstacle)) => {
-                self.requester_blocked(path.qpn, op, StallKind::ReadOrAtomic, obstacle)
+                self.requester_blocked(qpn, op, StallKind::ReadOrAtomic, obstacle)
             }
         }
     }
 
-    /// Moves the next chunk between the requester's memory and the responder's;
-    /// the responder's `access` says in which direction. `None` once all has moved.
-    fn transfer(
-        &mut self,
-        path: Path,
-        op: &mut Op,
-        remote: &[Segment],
-        access: Access,
-        kind: StallKind,
-    ) -> Option<Outcome> {
-        if op.done == op.request.len {
-            return None;
-        }
-        let responder = End {
-            list: remote,
-            access,
-            pd: self.responder_pd(path),
-            qpn: path.peer,
-        };
-        let slice = self.order.slice(CHUNK);
-        let moved = if access.writes() {
-            let local = self.local_end(path, &op.request.local, Access::LocalRead);
-            self.move_chunk(&local, &responder, slice, op.done, op.request.len)
-                .map_err(|blocked| match blocked {
-                    Blocked::Source(obstacle) => (true, obstacle),
-                    Blocked::Destination(obstacle) => (false, obstacle),
-                })
-        } else {
-            let local = self.local_end(path, &op.request.local, Access::LocalWrite);
-            self.move_chunk(&responder, &local, slice, op.done, op.request.len)
-                .map_err(|blocked| match blocked {
-                    Blocked::Destination(obstacle) => (true, obstacle),
-                    Blocked::Source(obstacle) => (false, obstacle),
-                })
-        };
-        match moved {
-            Ok(len) => {
-                op.done += len;
-                (op.done < op.request.len).then_some(Outcome::More)
-            }
-            Err((true, obstacle)) => {
-                let kind = if access.writes() {
-                    StallKind::SendOrWrite
-                } else {
-                    StallKind::ReadOrAtomic
-                };
-                Some(self.requester_blocked(path.qpn, op, kind, obstacle))
-            }
-            Err((false, obstacle)) => Some(self.responder_blocked(path, kind, obstacle)),
-        }
-    }
-
-    fn local_end<'a>(&self, path: Path, list: &'a [Segment], access: Access) -> End<'a> {
+    pub(super) fn local_end<'a>(&self, qpn: Qpn, list: &'a [Segment], access: Access) -> End<'a> {
         End {
             list,
             access,
-            pd: self.qps.get(path.qpn).and_then(Qp::pd),
-            qpn: path.qpn,
+            pd: self.qps.get(qpn).and_then(Qp::pd),
+            qpn,
         }
     }
 
     /// Domain that the responder's keys must belong to. An XRC target QP has the
     /// driver's own, so there the SRQ of the packet counts (kernel
     /// `drivers/infiniband/hw/mlx5/qp.c:create_xrc_tgt_qp`).
-    fn responder_pd(&self, path: Path) -> Option<Pdn> {
+    pub(super) fn responder_pd(&self, path: Path) -> Option<Pdn> {
         match path.xrc {
             Some(srqn) => self.srq_pd(srqn),
             None => self.receive_pd(path.peer),
-        }
-    }
-
-    /// The requester's memory is in the way.
-    pub(super) fn requester_blocked(
-        &mut self,
-        qpn: Qpn,
-        op: &Op,
-        kind: StallKind,
-        obstacle: Obstacle,
-    ) -> Outcome {
-        if let Obstacle::Fault(target, missing) = obstacle {
-            let stalled = self.stall(Stall {
-                qpn,
-                requester: qpn,
-                kind,
-                wqe_index: op.request.index,
-                target,
-                missing,
-                mtu: self.qps.get(qpn).map_or(0, Qp::mtu),
-            });
-            if let Some(token) = stalled {
-                return Outcome::Stalled(token);
-            }
-        }
-        self.report_obstacle(qpn, obstacle);
-        Outcome::Failed(Failure::local(syndrome::LOCAL_PROT))
-    }
-
-    /// The responder's memory is in the way.
-    fn responder_blocked(&mut self, path: Path, kind: StallKind, obstacle: Obstacle) -> Outcome {
-        if let Obstacle::Fault(target, missing) = obstacle {
-            let peer = self.qps.get(path.peer);
-            let bound = peer.and_then(|peer| peer.rq.bound.as_ref());
-            let stalled = self.stall(Stall {
-                qpn: path.peer,
-                requester: path.qpn,
-                kind,
-                wqe_index: bound.map_or(0, |receive| receive.index),
-                target,
-                missing,
-                mtu: peer.map_or(0, Qp::mtu),
-            });
-            if let Some(token) = stalled {
-                return Outcome::Stalled(token);
-            }
-        }
-        self.report_obstacle(path.peer, obstacle);
-        let (syndrome, receive, event) = match kind {
-            StallKind::Rdma => (
-                syndrome::REMOTE_ACCESS,
-                None,
-                Some(EventType::WQ_ACCESS_ERROR),
-            ),
-            _ => (syndrome::REMOTE_OP, Some(syndrome::LOCAL_PROT), None),
-        };
-        Outcome::Failed(Failure {
-            syndrome,
-            peer: Some(PeerFailure {
-                qpn: path.peer,
-                receive,
-                event,
-            }),
-        })
-    }
-
-    /// Writes down why an access was refused. A valid translation to memory that is gone
-    /// is the one thing that a driver must never leave behind.
-    pub(super) fn report_obstacle(&mut self, qpn: Qpn, obstacle: Obstacle) {
-        if matches!(obstacle, Obstacle::Denied(..)) {
-            self.counters.denied_accesses += 1;
-        }
-        match obstacle {
-            Obstacle::Fault(target, missing) => self.journal.note(format_args!(
-                "QP {qpn}: {:?} through MKey {} at {:#x}: page fault that nobody could serve",
-                target.access, missing.key, missing.va
-            )),
-            Obstacle::Denied(target, denied) => self.journal.note(format_args!(
-                "QP {qpn}: {:?} through MKey {} at {:#x}+{:#x}: {denied}",
-                target.access, target.key, target.va, target.len
-            )),
-            Obstacle::Dma(extent, error) => self.violation(format_args!(
-                "access through a translation that was taken back: QP {qpn} MKey {} va {:#x} \
-                 iova {:#x} ({error})",
-                extent.key, extent.va, extent.iova
-            )),
         }
     }
 
@@ -513,15 +359,4 @@ fn has_inline(op: &Op) -> bool {
         .local
         .iter()
         .any(|segment| matches!(segment, Segment::Inline(_)))
-}
-
-/// The RNR NAK timer of a code, IBTA table 45.
-fn rnr_delay(code: u32) -> Duration {
-    // Hundredths of a millisecond; code 0 is the longest.
-    const TIMERS: [u64; 32] = [
-        65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024,
-        1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
-    ];
-    let index = usize::try_from(code & 31).unwrap_or(0);
-    Duration::from_micros(TIMERS[index] * 10)
 }

@@ -74,7 +74,7 @@ pub struct End<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// A page fault; the target is what the message still needs of the segment that it was
-    /// met in.
+    /// met in. [`Missing::done`] counts from where the chunk begins.
     Fault(Target, Missing),
     /// A protection error.
     Denied(Target, Denied),
@@ -89,6 +89,14 @@ impl Obstacle {
             WalkError::Missing(missing) => Self::Fault(target, missing),
             WalkError::Denied(denied) => Self::Denied(target, denied),
         }
+    }
+
+    /// The same, `bytes` further on in the chunk.
+    fn behind(mut self, bytes: u64) -> Self {
+        if let Self::Fault(_, missing) = &mut self {
+            missing.done += bytes;
+        }
+        self
     }
 }
 
@@ -117,18 +125,19 @@ fn pieces<'a>(
     let mut pieces = Vec::new();
     let mut extents = Vec::new();
     let mut skip = range.start;
-    let mut left = range.end - range.start;
+    let len = range.end - range.start;
+    let mut left = len;
     let mut needed = total - range.start;
     for segment in end.list {
         if left == 0 {
             break;
         }
-        let len = segment.len();
-        if skip >= len {
-            skip -= len;
+        let size = segment.len();
+        if skip >= size {
+            skip -= size;
             continue;
         }
-        let rest = (len - skip).min(needed);
+        let rest = (size - skip).min(needed);
         match segment {
             Segment::Memory { key, va, .. } => {
                 let target = Target {
@@ -141,7 +150,7 @@ fn pieces<'a>(
                 };
                 mkeys
                     .resolve(&target, left.min(rest), &mut extents)
-                    .map_err(|error| Obstacle::new(target, error))?;
+                    .map_err(|error| Obstacle::new(target, error).behind(len - left))?;
                 pieces.extend(extents.drain(..).map(Piece::Memory));
             }
             Segment::Inline(bytes) => {

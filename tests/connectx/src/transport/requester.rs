@@ -29,13 +29,9 @@ impl Device {
         });
         match fetched {
             Ok(None) => None,
-            Ok(Some(Fetched::Request(request))) => Some(Op {
-                posted: posted_at(qp).unwrap_or(self.now),
-                request: *request,
-                done: 0,
-                peer_epoch: None,
-                ruled: Ruled::NotYet,
-            }),
+            Ok(Some(Fetched::Request(request))) => {
+                Some(Op::new(*request, posted_at(qp).unwrap_or(self.now)))
+            }
             Ok(Some(Fetched::Malformed { wqebbs, opcode })) => {
                 let index = qp.sq.ci;
                 self.journal.note(format_args!(

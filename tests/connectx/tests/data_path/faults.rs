@@ -9,54 +9,8 @@ use firmware_cmds::{
     Scheme, Wire, WqeFaultKind,
 };
 
-use crate::rig::{atomic, data, mtt, raddr, Completion, Rig, TestMr, TestQp};
-
-const RW: MttAccess = MttAccess::READ_WRITE;
-const VA: u64 = 0x7f00_0000_1000;
-const PAGES: u64 = 16;
-const LEN: usize = 0x1_0000;
-
-struct Pair {
-    rig: Rig,
-    a: TestQp,
-    b: TestQp,
-    src: TestMr,
-    dst: TestMr,
-}
-
-/// Two connected QPs, each with 64 KiB; `src` or `dst` is not present.
-fn pair(scheme: Scheme, src: bool, dst: bool) -> Pair {
-    let mut rig = Rig::new(scheme);
-    let (a, b) = rig.rc_pair();
-    let access = |present| if present { RW } else { MttAccess::NONE };
-    let src = rig.mr(VA, PAGES, access(src));
-    let dst = rig.mr(2 * VA, PAGES, access(dst));
-    Pair {
-        rig,
-        a,
-        b,
-        src,
-        dst,
-    }
-}
-
-fn kinds(done: &[Completion]) -> Vec<(u8, u8)> {
-    done.iter().map(|c| (c.opcode, c.syndrome)).collect()
-}
-
-/// Makes `count` pages of an MR present, from page `first` (a multiple of 8) on.
-fn page_in(rig: &mut Rig, mr: &TestMr, first: u64, count: u64, access: MttAccess) {
-    let list: Vec<Mtt> = (first..first + count)
-        .map(|page| mtt(mr.iova + page * 4096, access))
-        .collect();
-    rig.set_mtts(mr.key, first, &list);
-}
-
-fn post_rdma(t: &mut Pair, opcode: WqeOpcode) {
-    let mut body = raddr(t.dst.key, t.dst.va);
-    body.extend(data(t.src.key, t.src.va, LEN));
-    t.rig.post(&mut t.a, opcode, 0, &body);
-}
+use crate::pair::{kinds, page_in, pair, post_rdma, Pair, LEN, PAGES, RW, VA};
+use crate::rig::{atomic, data, raddr, Rig, TestMr};
 
 /// (key, va, pages) of a fault in the memory scheme.
 fn memory(fault: PageFault) -> (Mkey, u64, u32) {
@@ -272,9 +226,49 @@ fn an_atomic_is_evaluated_once() {
     assert_eq!(memory(fault), (dst.key, dst.va, 1));
     page_in(&mut t.rig, &dst, 0, PAGES, RW);
     assert_eq!(t.rig.resume(&fault, false), []);
-    assert_eq!(t.rig.peek(dst.iova, 8), [0; 8]);
+    // It is done; what is missing is where its answer goes, and for long.
+    for _ in 0..3 {
+        assert_eq!(t.rig.peek(dst.iova, 8), 1_u64.to_ne_bytes());
+        let fault = t.rig.fault();
+        assert_eq!(memory(fault), (src.key, src.va, 1));
+        assert_eq!(t.rig.resume(&fault, false), []);
+    }
     let fault = t.rig.fault();
-    assert_eq!(memory(fault), (src.key, src.va, 1));
+    page_in(&mut t.rig, &src, 0, PAGES, RW);
+    t.rig.fill(src.iova, 8, 1);
+    assert_eq!(kinds(&t.rig.resume(&fault, false)), [(0, 0)]);
+    assert_eq!(t.rig.peek(src.iova, 8), [0; 8]);
+    assert_eq!(t.rig.peek(dst.iova, 8), 1_u64.to_ne_bytes());
+    assert_eq!(t.rig.device.counters.msgs_atomic, 1);
+}
+
+#[test]
+fn an_atomic_that_may_not_be_answered_is_not_evaluated() {
+    let mut t = pair(Scheme::Memory, true, true);
+    let (src, dst) = (t.src, t.dst);
+    let mkey = t.rig.device.mkeys.get_mut(src.key.index().get()).unwrap();
+    mkey.mkc.access.local_write = false;
+    let mut body = raddr(dst.key, dst.va);
+    body.extend(atomic(1, 0));
+    body.extend(data(src.key, src.va, 8));
+    t.rig.post(&mut t.a, WqeOpcode::ATOMIC_FA, 0, &body);
+    assert_eq!(kinds(&t.rig.run()), [(0xd, 0x04)]);
+    assert_eq!(t.rig.peek(dst.iova, 8), [0; 8]);
+}
+
+#[test]
+fn the_answer_of_an_atomic_outlives_its_responder() {
+    let mut t = pair(Scheme::Memory, false, true);
+    let (src, dst) = (t.src, t.dst);
+    let mut body = raddr(dst.key, dst.va);
+    body.extend(atomic(1, 0));
+    body.extend(data(src.key, src.va, 8));
+    t.rig.post(&mut t.a, WqeOpcode::ATOMIC_FA, 0, &body);
+    t.rig.run();
+    let fault = t.rig.fault();
+    // Reset and connected anew, it knows nothing of the request any more.
+    t.rig.reset(&mut t.b);
+    t.rig.connect(t.b.qpn, t.a.qpn);
     page_in(&mut t.rig, &src, 0, PAGES, RW);
     assert_eq!(kinds(&t.rig.resume(&fault, false)), [(0, 0)]);
     assert_eq!(t.rig.peek(dst.iova, 8), 1_u64.to_ne_bytes());

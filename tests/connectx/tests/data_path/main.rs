@@ -3,11 +3,13 @@
 //! The data path against guest memory in this process: no QEMU, no kernel. The driver's
 //! part is played by [`rig::Rig`], which builds its bytes with firmware-cmds.
 
+mod fault_shapes;
 mod faults;
 mod inspect;
 mod malformed;
 mod messages;
 mod order;
+mod pair;
 mod rig;
 mod rules;
 mod stress;

@@ -379,6 +379,26 @@ impl Rig {
         self.mem.write(DmaAddr::new(qp.dbr), &[0; 8]).unwrap();
     }
 
+    /// Adds a rule.
+    pub(crate) fn rule(&mut self, rule: &str) -> u64 {
+        self.device.rules.add(rule).unwrap()
+    }
+
+    /// What responders tell when they fault; nothing if `reply` is empty.
+    pub(crate) fn answer_faults(&mut self, reply: &str) {
+        if !reply.is_empty() {
+            self.rule(&format!("fault do=shape reply={reply}"));
+        }
+    }
+
+    /// Takes the UMR QP through RST to RTS again.
+    pub(crate) fn recover_umr(&mut self) {
+        let mut umr = self.umr.take().unwrap();
+        self.reset(&mut umr);
+        self.connect(umr.qpn, 0);
+        self.umr = Some(umr);
+    }
+
     /// Two connected RC QPs.
     pub(crate) fn rc_pair(&mut self) -> (TestQp, TestQp) {
         let (a, b) = (self.create_qp(0), self.create_qp(0));
