@@ -61,6 +61,13 @@ enum Refused {
     Dma(crate::guest::DmaError),
 }
 
+impl Refused {
+    /// The key is not there to be changed: destroyed, used again for another, or revoked.
+    fn is_about_the_key(&self) -> bool {
+        matches!(self, Self::UnknownMkey | Self::Variant | Self::Free)
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,13 +100,23 @@ impl Device {
         }
         self.counters.umr_wqes += 1;
         if let Err(refused) = self.execute_umr(qpn, op) {
-            self.violation(format_args!(
-                "UMR of MKey {} on QP {qpn}: {refused}",
-                op.request.ctrl.mkey()
-            ));
-            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
+            return self.refuse_umr(qpn, op, &refused);
         }
         Outcome::Done
+    }
+
+    fn refuse_umr(&mut self, qpn: Qpn, op: &Op, refused: &Refused) -> Outcome {
+        self.violation(format_args!(
+            "UMR of MKey {} on QP {qpn}: {refused}",
+            op.request.ctrl.mkey()
+        ));
+        let syndrome = if refused.is_about_the_key() {
+            self.counters.umr_bind_errors += 1;
+            syndrome::MW_BIND
+        } else {
+            syndrome::LOCAL_QP_OP
+        };
+        Outcome::Failed(Failure::local(syndrome))
     }
 
     /// What a UMR changes, for the rules; `None` if it makes no sense.

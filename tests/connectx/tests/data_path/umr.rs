@@ -180,10 +180,84 @@ fn what_a_driver_must_not_do() {
         mkey.mkc.qpn = firmware_cmds::Qpn::new(0x40_0000).unwrap();
         rig.post_umr(which(key), flags, mask, &Mkc::default(), first, list);
         let done = rig.run();
-        assert_eq!((done[0].opcode, done[0].syndrome), (0xd, 2), "{why}");
+        let key_is_gone = ["the MKey is free", "unknown MKey", "variant mismatch"];
+        let syndrome = if key_is_gone.contains(&why) { 6 } else { 2 };
+        assert_eq!(done[0].opcode, 0xd, "{why}");
+        assert_eq!(done[0].syndrome, syndrome, "{why}");
         let violations = rig.violations();
         assert_eq!(violations.len(), 1, "{violations:?}");
         assert!(violations[0].contains(why), "{why}: {violations:?}");
+    }
+}
+
+/// (opcode, syndrome) of what completes.
+fn ends(rig: &mut Rig) -> Vec<(u8, u8)> {
+    let done = rig.run();
+    done.iter().map(|c| (c.opcode, c.syndrome)).collect()
+}
+
+#[test]
+fn a_key_that_is_gone_is_a_bind_error_and_flushes_what_was_posted_behind() {
+    // Destroyed, and revoked as `mlx5r_umr_revoke_mr` does.
+    for destroyed in [true, false] {
+        let mut rig = Rig::new(Scheme::Memory);
+        let (gone, other) = (rig.mr(VA, 8, RW), rig.mr(2 * VA, 8, RW));
+        let check = UmrFlags::new().with_check_free(true);
+        let none = Mkc::default();
+        if destroyed {
+            let mut input = vec![0; 16];
+            input[..2].copy_from_slice(&0x202_u16.to_be_bytes());
+            input[8..12].copy_from_slice(&gone.key.index().get().to_be_bytes());
+            rig.command(&input, 16);
+        } else {
+            let free = Mkc { free: true, ..none };
+            let mask = MkeyMask::new().with_free(true);
+            rig.umr_ok(gone.key, UmrFlags::new(), mask, &free, 0, &[]);
+        }
+        let zap = [Mtt::NOT_PRESENT; 8];
+        for key in [gone.key, other.key, other.key] {
+            rig.post_umr(key, check, MkeyMask::new(), &none, 0, &zap);
+        }
+        assert_eq!(ends(&mut rig), [(0xd, 6), (0xd, 5), (0xd, 5)]);
+        assert_eq!(rig.device.counters.umr_bind_errors, 1);
+        let xlt = &rig.device.mkeys.get(other.key.index().get()).unwrap().xlt;
+        assert_eq!(xlt.entry(0), Some(mtt(other.iova, RW)));
+        // The barrier of `mlx5r_umr_recover`, then 2RST and back to RTS.
+        rig.post_umr(other.key, check, MkeyMask::new(), &none, 0, &zap);
+        assert_eq!(ends(&mut rig), [(0xd, 5)]);
+        rig.recover_umr();
+        rig.set_mtts(other.key, 0, &zap);
+        let xlt = &rig.device.mkeys.get(other.key.index().get()).unwrap().xlt;
+        assert_eq!(xlt.entry(0), Some(Mtt::NOT_PRESENT));
+    }
+}
+
+#[test]
+fn late_flush_completions_are_lost_at_2rst() {
+    for barrier in [true, false] {
+        let mut rig = Rig::new(Scheme::Memory);
+        let mr = rig.mr(VA, 8, RW);
+        rig.rule("completion syndrome=FLUSH do=delay ms=50");
+        let check = UmrFlags::new().with_check_not_free(true);
+        let post = |rig: &mut Rig| {
+            rig.post_umr(mr.key, check, MkeyMask::new(), &Mkc::default(), 0, &[]);
+        };
+        // The first fails, another caller waits for the second.
+        post(&mut rig);
+        post(&mut rig);
+        assert_eq!(ends(&mut rig), [(0xd, 2)]);
+        if barrier {
+            // The last WQE of the queue: when it is flushed, all are.
+            post(&mut rig);
+            assert_eq!(ends(&mut rig), []);
+            rig.now += std::time::Duration::from_millis(50);
+            assert_eq!(ends(&mut rig), [(0xd, 5), (0xd, 5)]);
+        }
+        rig.recover_umr();
+        rig.now += std::time::Duration::from_millis(100);
+        // Without the barrier the other caller waits for ever (CVE-2025-21892).
+        assert_eq!(ends(&mut rig), []);
+        rig.set_mtts(mr.key, 0, &[mtt(mr.iova, RW); 8]);
     }
 }
 
