@@ -391,6 +391,11 @@ impl Qps {
         self.by_number.values()
     }
 
+    /// Every QP, by number.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Qp> {
+        self.by_number.values_mut()
+    }
+
     /// Number of QPs.
     #[must_use]
     pub fn len(&self) -> usize {

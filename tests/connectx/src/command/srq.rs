@@ -127,6 +127,8 @@ fn destroy(dev: &mut Device, input: &[u8], xrc: bool) -> CmdResult {
     }
     dev.report_all();
     dev.srqs.queues.remove(&Srqn::truncate(number));
+    // An XRC SRQ belongs to no QP, but messages may be on their way into its WQEs.
+    dev.shared_queue_gone(Srqn::truncate(number));
     Ok(())
 }
 

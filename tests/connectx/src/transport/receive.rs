@@ -56,6 +56,18 @@ impl Device {
         Ok(())
     }
 
+    /// A shared queue is destroyed: the messages that were given a WQE of it have none now.
+    pub(crate) fn shared_queue_gone(&mut self, srqn: Srqn) {
+        for qp in self.qps.iter_mut() {
+            if qp.rq.bound.as_ref().is_some_and(|r| r.srq == Some(srqn)) {
+                qp.rq.bound = None;
+            }
+        }
+        for requester in self.faults.discard_shared(srqn) {
+            self.unstall(requester, None);
+        }
+    }
+
     /// Drops a message of UC; an own receive WQE stays where it is.
     pub(super) fn drop_receive(&mut self, peer: Qpn) {
         if let Some(peer) = self.qps.get_mut(peer) {
