@@ -50,6 +50,8 @@ fn scalar(text: &str) -> Value {
         "None" => return Value::Null,
         "true" => return true.into(),
         "false" => return false.into(),
+        "[]" => return Value::Array(Vec::new()),
+        "{}" => return Value::Object(Map::new()),
         _ => {}
     }
     if let Ok(number) = text.parse::<u64>() {
@@ -99,6 +101,11 @@ mod tests {
         let map = std::collections::BTreeMap::from([(3, "three"), (4, "four")]);
         assert_eq!(tree(&map), json!({ "3": "three", "4": "four" }));
         assert_eq!(tree(&(1, -2)), json!([1, "-2"]));
+        assert_eq!(tree(&[0; 0]), json!([]));
+        assert_eq!(
+            tree(&std::collections::BTreeMap::<u8, u8>::new()),
+            json!({})
+        );
         let time = std::time::Duration::from_micros(1500);
         assert_eq!(tree(&Some(time)), "1.5ms");
     }
