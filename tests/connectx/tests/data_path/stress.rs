@@ -35,11 +35,27 @@ fn one_zap_left_out_is_seen() {
     assert!(violations[0].contains("taken back"), "{violations:?}");
 }
 
+/// Faults on purpose that a driver must live with.
+const RULES: [&str; 9] = [
+    "umr every=7 do=delay us=300",
+    "umr kind=zap every=5 do=delay ms=2",
+    "message op=RDMA_WRITE every=40 do=fail syndrome=REMOTE_OP",
+    "message op=SEND_IMM every=25 do=drop",
+    "message op=RDMA_READ every=9 do=delay us=700",
+    "event type=PAGE_FAULT every=6 do=delay us=900",
+    "completion qp=0x40 every=4 do=delay us=100",
+    "fault side=responder every=60 do=fail",
+    "fault kind=read_or_atomic every=20 do=fail",
+];
+
 /// The journal of a run with everything that can go wrong.
 fn journal(scheme: Scheme, seed: u64, operations: usize) -> Vec<String> {
     let mut world = World::new(scheme, seed, true);
     world.fail_faults = true;
     world.rig.device.journal.trace = true;
+    for rule in RULES {
+        world.rig.device.rules.add(rule).unwrap();
+    }
     world.run(operations);
     world.verify();
     if operations > 1000 {
@@ -60,6 +76,9 @@ fn journal(scheme: Scheme, seed: u64, operations: usize) -> Vec<String> {
             faults,
         ];
         assert!(kinds.into_iter().chain(ends).all(|n| n > 100), "{c:?}");
+        for rule in world.rig.device.rules.entries() {
+            assert!(rule.acts > 3, "{rule:?}");
+        }
     }
     let journal = world.rig.journal.lock().unwrap();
     journal.clone()
@@ -74,7 +93,7 @@ fn repeats(scheme: Scheme) {
     }
     assert_eq!(first.len(), again.len());
     for kind in [
-        "command", "doorbell", "cqe", "eqe", "fault", "resume", "umr",
+        "command", "doorbell", "cqe", "eqe", "fault", "resume", "umr", "rule",
     ] {
         let lines = first.iter().filter(|line| line.starts_with(kind)).count();
         assert!(lines > 500, "{lines} lines {kind}");
