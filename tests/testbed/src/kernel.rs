@@ -173,9 +173,11 @@ make="make -C $src O=$out LLVM=1 -j$(nproc)"
 $make tinyconfig
 cat /modules/debug.config >> $out/.config
 $make olddefconfig
-for option in RUST PROVE_LOCKING DEBUG_ATOMIC_SLEEP KASAN DEBUG_KMEMLEAK \
-	INFINIBAND_ON_DEMAND_PAGING INTEL_IOMMU 9P_FS OVERLAY_FS VIRTIO_CONSOLE; do
-	grep -q "^CONFIG_$option=y" $out/.config || { echo "ERROR: $option is off"; exit 1; }
+for option in RUST PROVE_LOCKING DEBUG_ATOMIC_SLEEP KASAN DEBUG_KMEMLEAK DMA_API_DEBUG \
+	FAILSLAB FAIL_PAGE_ALLOC FAULT_INJECTION_DEBUG_FS FAULT_INJECTION_STACKTRACE_FILTER \
+	MEMCG SWAP ZRAM TEST_HMM INFINIBAND_ON_DEMAND_PAGING INTEL_IOMMU AMD_IOMMU \
+	9P_FS OVERLAY_FS VIRTIO_CONSOLE; do
+	grep -q "^CONFIG_$option=[my]" $out/.config || { echo "ERROR: $option is off"; exit 1; }
 done
 $make bzImage modules
 $make INSTALL_MOD_PATH=/modules modules_install
