@@ -6,7 +6,8 @@
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 export GUEST=/project/tests/testbed/guest
-export PATH="$GUEST/bin:$PATH" CONFORMANCE_BIN=/modules/conformance
+export CONFORMANCE_BIN=/modules/conformance
+export PATH="$GUEST/bin:$PATH:$CONFORMANCE_BIN"
 # The checkout is read-only, and Python slow to compile the same again and again.
 export PYTHONPYCACHEPREFIX=/tmp/pycache
 
@@ -60,6 +61,40 @@ off() {
 	while :; do wait; done
 }
 
+fail() { # WHY
+	# Ends the machine: what else there is to say comes first.
+	echo "fail $1" >&3
+	off
+}
+
+# A kernel whose IOMMU tells the device of each mapping flushes at once, whatever its
+# command line says; a flush queue for one device it takes all the same.
+be_lazy() {
+	for device in /sys/bus/pci/devices/*; do
+		[ "$(cat "$device/vendor")" = 0x15b3 ] || continue
+		echo DMA-FQ > "$device/iommu_group/type" || return
+	done
+}
+
+# Runs the job on a terminal of its own that is the user's: a port has no size, no signals
+# and no line discipline. The window's size comes as rows and columns, at once and anew each
+# time that it changes.
+on_terminal() {
+	export TERM="$terminal"
+	infocmp > /dev/null 2>&1 || TERM=linux
+	echo mlx5-odp > /proc/sys/kernel/hostname
+	exec 4< /dev/virtio-ports/testbed.window 5<> /dev/virtio-ports/testbed.terminal
+	read -r rows columns <&4
+	while read -r rows columns; do
+		stty -F "$(cat /run/terminal)" rows "$rows" columns "$columns"
+	done <&4 &
+	script --quiet --return --echo always --log-out /dev/null --command "
+		tty > /run/terminal
+		stty rows $rows columns $columns
+		exec sh /job/cmd.sh" \
+		<&5 >&5 2>&5
+}
+
 . /job/env
 ip link set lo up
 
@@ -81,17 +116,22 @@ if [ -e $leaks ]; then
 	echo clear > $leaks
 fi
 
+if [ "$lazy" = 1 ]; then
+	be_lazy || fail "the device's IOMMU group takes no flush queue"
+fi
 if [ "$load" = 1 ] && ! rdma-stack load "$odp" > /tmp/load.log 2>&1; then
-	# This first: a failure ends the machine.
 	cat /tmp/load.log > /dev/virtio-ports/testbed.stderr
-	echo "fail cannot load the RDMA stack: $(tail -n 1 /tmp/load.log)" >&3
-	off
+	fail "cannot load the RDMA stack: $(tail -n 1 /tmp/load.log)"
 fi
 echo loaded >&3
 echo "testbed: job" > /dev/kmsg
 cd /root || exit
-sh /job/cmd.sh < /dev/null \
-	> /dev/virtio-ports/testbed.stdout 2> /dev/virtio-ports/testbed.stderr
+if [ "$on_terminal" = 1 ]; then
+	on_terminal
+else
+	sh /job/cmd.sh < /dev/null \
+		> /dev/virtio-ports/testbed.stdout 2> /dev/virtio-ports/testbed.stderr
+fi
 status=$?
 
 # The debug kernel: what nobody refers to any more is a leak.
@@ -101,8 +141,7 @@ if [ -e $leaks ]; then
 	sleep 6
 	echo scan > $leaks
 	if leaked < $leaks | grep . > /dev/virtio-ports/testbed.stderr; then
-		echo "fail kmemleak found unreferenced objects" >&3
-		off
+		fail "kmemleak found unreferenced objects"
 	fi
 fi
 echo "exit $status" >&3

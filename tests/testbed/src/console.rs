@@ -63,15 +63,33 @@ pub(crate) fn panic(log: &str) -> Option<&str> {
         .map(str::trim)
 }
 
+/// Lines of a report of the kernel that are shown.
+const REPORT: usize = 60;
+
+/// The report that begins at `line`, counted from 1: up to its end mark, but not more than
+/// what is of use; each line indented.
+pub(crate) fn report(log: &str, line: usize) -> String {
+    let lines: Vec<_> = log.lines().skip(line.saturating_sub(1)).collect();
+    let end = lines
+        .iter()
+        .take(REPORT)
+        .position(|line| line.contains("---[ end trace"))
+        .map_or(REPORT, |last| last + 1);
+    indented(lines.iter().take(end))
+}
+
+fn indented<'a>(lines: impl Iterator<Item = &'a &'a str>) -> String {
+    lines
+        .map(|l| format!("  | {}", l.trim_end()))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 /// The last `n` lines, each indented.
 pub(crate) fn tail(log: &str, n: usize) -> String {
     let lines: Vec<_> = log.lines().filter(|l| !l.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(n);
-    lines[from..]
-        .iter()
-        .map(|l| format!("  | {}", l.trim_end()))
-        .collect::<Vec<_>>()
-        .join("\n")
+    indented(lines[from..].iter())
 }
 
 #[cfg(test)]
@@ -107,6 +125,17 @@ mod tests {
                    [    0.4] debug: ignoring loglevel setting\n";
         assert_eq!(splat(log), None);
         assert_eq!(panic(log), None);
+    }
+
+    #[test]
+    fn a_report_has_an_end() {
+        let log = "fine\nWARNING: x\n RIP: y\n---[ end trace 0 ]---\nfine\n";
+        assert_eq!(
+            report(log, 2),
+            "  | WARNING: x\n  |  RIP: y\n  | ---[ end trace 0 ]---"
+        );
+        let endless = format!("BUG: x\n{}", "more\n".repeat(1000));
+        assert_eq!(report(&endless, 1).lines().count(), REPORT);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(crate) fn guest(
     let machine = testbed.machine(options)?;
     let job = Job {
         command: command.iter().map(|&word| word.to_owned()).collect(),
+        on_terminal: false,
+        keep_going: false,
         stack: None,
         timeout,
     };

@@ -131,4 +131,31 @@ pub(crate) enum Failure {
         /// Console log.
         log: PathBuf,
     },
+
+    /// The same, of a guest that was to go on: the run went to its end.
+    #[error(
+        "guest kernel log, line {line}; the command ended with status {status} all the same\n\
+         {report}\n(console: {log})"
+    )]
+    Complaint {
+        /// What the command ended with.
+        status: i32,
+        /// Line of the console log, from 1.
+        line: usize,
+        /// What the kernel said, from that line on.
+        report: String,
+        /// Console log.
+        log: PathBuf,
+    },
+}
+
+impl Failure {
+    /// What `cargo xtask` exits with.
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            // EX_SOFTWARE of sysexits.h.
+            Self::Complaint { .. } => 70,
+            _ => 1,
+        }
+    }
 }

@@ -24,12 +24,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{bail, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::fail::Failure;
 use crate::testbed::{Options, Testbed};
-use crate::vm::{Hardware, Iommu, Job, Scheme};
+use crate::vm::{terminal, Hardware, Iommu, Job, Scheme};
 
 /// The testbed of mlx5-odp.
 ///
@@ -59,9 +60,16 @@ enum Subcommands {
     },
     /// The demo's traffic on ours under the debug kernel: lockdep, KASAN, kmemleak.
     Debug,
-    /// Run a command as root in the guest; pass on its output and exit status.
+    /// Run a command, or a shell on this terminal, as root in the guest.
     ///
-    /// Its standard input is empty: ours is not passed on.
+    /// A command's output and exit status are passed on; its standard input is empty.
+    ///
+    /// Without a command there is a shell, with the programs of tests/conformance: every key
+    /// is the guest's, Ctrl-C as well, and the shell's end is that of the guest. A splat in
+    /// the kernel's log does not end it, as with --keep-going.
+    ///
+    /// Exit status: the command's or the shell's; 70 if the kernel's log has a splat and the
+    /// guest was to keep going; 1 for all else that goes wrong.
     Vm(VmArgs),
     /// Build ib_core.ko and mlx5_ib.ko only.
     Modules,
@@ -99,15 +107,21 @@ struct VmArgs {
     /// Let the device go on after a protocol violation.
     #[arg(long)]
     lax: bool,
-    /// Seconds that the command may take.
-    #[arg(long, default_value_t = 1800)]
-    timeout: u64,
-    /// The command.
-    #[arg(required = true, last = true)]
+    /// Go on after a splat in the kernel's log (a WARN, an oops, a report of a checker).
+    #[arg(long)]
+    keep_going: bool,
+    /// Seconds that it may take [default: 1800; for a shell no end].
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// The command; none for a shell.
+    #[arg(last = true)]
     command: Vec<String>,
     #[command(flatten)]
     hardware: Hardware,
 }
+
+/// How long a command may take, unless said.
+const COMMAND: Duration = Duration::from_secs(1800);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -120,7 +134,7 @@ fn main() -> ExitCode {
     });
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::FAILURE
+        ExitCode::from(error.downcast_ref().map_or(1, Failure::exit_status))
     })
 }
 
@@ -133,6 +147,10 @@ fn modules() -> Result<ExitCode> {
 }
 
 fn vm(args: VmArgs) -> Result<ExitCode> {
+    let shell = args.command.is_empty();
+    if shell && !terminal::present() {
+        bail!("no terminal for a shell: standard input or output is none (`-- COMMAND` runs one)");
+    }
     let mut hardware = args.hardware;
     if args.no_device {
         hardware.iommu = Iommu::None;
@@ -142,7 +160,7 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
     let options = Options {
         ours: args.odp == Odp::Rust,
         skip_zap: false,
-        conformance: args.conformance,
+        conformance: args.conformance || shell,
         device: !args.no_device,
         scheme: args.scheme,
         strict: !args.lax,
@@ -155,9 +173,18 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
         Odp::C => "c",
     };
     let job = Job {
-        command: args.command,
+        command: match shell {
+            true => vec!["bash".to_owned()],
+            false => args.command,
+        },
+        on_terminal: shell,
+        keep_going: args.keep_going || shell,
         stack: (!args.no_load).then_some(stack),
-        timeout: Duration::from_secs(args.timeout),
+        timeout: match (args.timeout, shell) {
+            (Some(seconds), _) => Duration::from_secs(seconds),
+            (None, true) => Duration::MAX,
+            (None, false) => COMMAND,
+        },
     };
     let status = vm::run(
         machine,

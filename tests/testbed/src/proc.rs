@@ -23,6 +23,8 @@ use rustix::process::{geteuid, kill_process_group, Pid, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::vm::terminal;
+
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 static LITTER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
@@ -37,6 +39,7 @@ pub(crate) fn handle_signals() -> Result<()> {
                 std::process::exit(128 + signal);
             }
             first = false;
+            terminal::restore();
             eprintln!("\ninterrupted");
             std::thread::spawn(move || {
                 // Held to the end: nothing is started from here on.

@@ -5,7 +5,10 @@
 mod hardware;
 mod model;
 mod port;
+mod qemu;
+pub(crate) mod terminal;
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -19,6 +22,7 @@ use anyhow::{anyhow, Context, Result};
 pub(crate) use self::hardware::{Hardware, Iommu};
 use self::model::Model;
 use self::port::{copy, Port};
+use self::qemu::Parts;
 use crate::cache::Ready;
 use crate::chroot::quote_str;
 use crate::console;
@@ -105,6 +109,10 @@ pub(crate) struct Machine {
 pub(crate) struct Job {
     /// Program and arguments.
     pub(crate) command: Vec<String>,
+    /// Whether it has our terminal; else its input is empty.
+    pub(crate) on_terminal: bool,
+    /// Whether it goes on after a splat in the kernel's log.
+    pub(crate) keep_going: bool,
     /// Which RDMA stack to load first (`rdma-stack load ...`); none to load nothing.
     pub(crate) stack: Option<&'static str>,
     /// How long the command may take.
@@ -145,7 +153,7 @@ pub(crate) fn run(
     File::options()
         .append(true)
         .open(&initrd)?
-        .write_all(&job_archive(job))?;
+        .write_all(&job_archive(job, &machine.hardware))?;
     machine.held.clear();
 
     let (sender, events) = mpsc::channel();
@@ -161,21 +169,25 @@ pub(crate) fn run(
         // Not before the last report was sent.
         drop(sender);
     })?);
-    let mut chardevs: Vec<_> = ports
-        .iter()
-        .map(|port| (port.name.as_str(), port.path.as_path()))
-        .collect();
+    if job.on_terminal {
+        let (sizes, changes) = mpsc::channel();
+        // The first of them ends the second, when the ports close.
+        ports.push(Port::open(dir, "testbed.terminal", move |stream| {
+            terminal::lend(stream, &sizes);
+        })?);
+        ports.push(Port::open(dir, "testbed.window", move |mut stream| {
+            for size in changes {
+                let _ = writeln!(stream, "{} {}", size.ws_row, size.ws_col);
+            }
+        })?);
+    }
+    let mut links: Vec<_> = ports.iter().map(Port::link).collect();
 
     let mut model = match &machine.connectx {
         Some(program) => Some(Model::start(program, &machine, dir)?),
         None => None,
     };
-    let control = model.as_ref().map(|model| model.control.clone());
-    chardevs.extend(
-        control
-            .iter()
-            .map(|path| ("connectx.control", path.as_path())),
-    );
+    links.extend(model.as_ref().map(Model::link));
 
     say("starting the guest");
     let run = Run {
@@ -187,7 +199,14 @@ pub(crate) fn run(
             1
         },
     };
-    let mut qemu = run.start(machine, &initrd, &modules, &chardevs, model.as_ref())?;
+    let parts = Parts {
+        initrd: &initrd,
+        modules: &modules,
+        console: &run.console,
+        links: &links,
+        device: model.as_ref().map(|model| model.socket.as_path()),
+    };
+    let mut qemu = run.start(qemu::command(machine, job, &parts))?;
     let verdict = run.watch(&mut qemu, &mut model, &events, job);
     // Also kills it, if it is not gone by itself; the ports close with it.
     drop(qemu);
@@ -196,10 +215,12 @@ pub(crate) fn run(
     if let Some(model) = model {
         model.finish(&run)?;
     }
-    match run.splat() {
-        Some(splat) => Err(splat.into()),
-        None => Ok(status),
-    }
+    let complaint = if job.keep_going {
+        run.complaint(status)
+    } else {
+        run.splat()
+    };
+    complaint.map_or(Ok(status), |complaint| Err(complaint.into()))
 }
 
 struct Run {
@@ -223,59 +244,23 @@ impl Run {
         })
     }
 
+    /// The splat, if the run went on to the end with `status` all the same.
+    fn complaint(&self, status: i32) -> Option<Failure> {
+        let text = self.console_text();
+        let (line, _) = console::splat(&text)?;
+        Some(Failure::Complaint {
+            status,
+            line,
+            report: console::report(&text, line),
+            log: self.console.clone(),
+        })
+    }
+
     fn tail(&self) -> String {
         console::tail(&self.console_text(), TAIL)
     }
 
-    fn start(
-        &self,
-        machine: Machine,
-        initrd: &Path,
-        modules: &Path,
-        ports: &[(&str, &Path)],
-        model: Option<&Model>,
-    ) -> Result<Group> {
-        let mut qemu = machine.qemu;
-        qemu.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
-        qemu.args(machine.hardware.qemu());
-        qemu.arg("-kernel").arg(&machine.vmlinuz);
-        qemu.arg("-initrd").arg(initrd);
-        qemu.arg("-append").arg(machine.hardware.kernel_line());
-        qemu.arg("-serial")
-            .arg(format!("file:{}", self.console.display()));
-        for (tag, path) in [
-            ("root", machine.tree.as_path()),
-            ("project", machine.project.as_path()),
-            ("modules", modules),
-        ] {
-            // A comma in a path is doubled for QEMU.
-            let path = path.to_string_lossy().replace(',', ",,");
-            qemu.arg("-fsdev").arg(format!(
-                "local,id={tag},path={path},security_model=none,readonly=on,multidevs=remap"
-            ));
-            qemu.arg("-device")
-                .arg(format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"));
-        }
-        qemu.args(["-device", "virtio-serial-pci"]);
-        for (index, (name, path)) in ports.iter().enumerate() {
-            qemu.arg("-chardev")
-                .arg(format!("socket,id=port{index},path={}", path.display()));
-            qemu.arg("-device")
-                .arg(format!("virtserialport,chardev=port{index},name={name}"));
-        }
-        if let Some(model) = model {
-            let device = serde_json::json!({
-                "driver": "vfio-user-pci",
-                "socket": { "type": "unix", "path": model.socket },
-            });
-            qemu.arg("-device").arg(device.to_string());
-        }
+    fn start(&self, mut qemu: Command) -> Result<Group> {
         let log = File::create(&self.qemu_log)?;
         qemu.stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -353,7 +338,7 @@ impl Run {
                 std::thread::sleep(Duration::from_secs(1));
                 return Err(self.panic().unwrap_or(panic).into());
             }
-            if let Some(splat) = self.splat() {
+            if let Some(splat) = self.splat().filter(|_| !job.keep_going) {
                 let seen = *complained.get_or_insert_with(Instant::now);
                 if seen.elapsed() > AFTERMATH * self.factor {
                     return Err(splat.into());
@@ -425,15 +410,27 @@ impl Run {
 }
 
 /// The second archive: how to start, and what.
-fn job_archive(job: &Job) -> Vec<u8> {
+fn job_archive(job: &Job, hardware: &Hardware) -> Vec<u8> {
     let words: Vec<_> = job.command.iter().map(|word| quote_str(word)).collect();
     let (load, stack) = match job.stack {
         Some(stack) => (1, stack),
         None => (0, ""),
     };
+    let lazy = u8::from(hardware.iommu == Iommu::IntelLazy);
+    // Which kind of terminal: the guest takes it where it knows that kind.
+    let kind = env::var("TERM").unwrap_or_default();
+    let terminal = if job.on_terminal { &kind } else { "" };
     let mut cpio = Cpio::default();
     cpio.dir("job");
-    cpio.file("job/env", format!("load={load} odp={stack}\n").as_bytes());
+    cpio.file(
+        "job/env",
+        format!(
+            "load={load} odp={stack} lazy={lazy} on_terminal={} terminal={}\n",
+            u8::from(job.on_terminal),
+            quote_str(terminal),
+        )
+        .as_bytes(),
+    );
     cpio.file(
         "job/cmd.sh",
         format!("exec {}\n", words.join(" ")).as_bytes(),
@@ -480,6 +477,38 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// A machine of nothing, in `dir`; QEMU is `false`.
+    pub(super) fn machine(dir: &Path) -> Machine {
+        let initramfs = dir.join("initramfs");
+        fs::write(&initramfs, "").unwrap();
+        Machine {
+            qemu: crate::proc::command("false"),
+            vmlinuz: initramfs.clone(),
+            initramfs,
+            tree: dir.to_owned(),
+            project: dir.to_owned(),
+            modules: Vec::new(),
+            connectx: None,
+            scheme: Scheme::Memory,
+            strict: true,
+            hardware: Hardware::default(),
+            debug_kernel: false,
+            logs: dir.join("logs"),
+            held: Vec::new(),
+        }
+    }
+
+    /// A job that ends by itself.
+    pub(super) fn job() -> Job {
+        Job {
+            command: vec!["true".to_owned()],
+            on_terminal: false,
+            keep_going: false,
+            stack: None,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
     #[test]
     fn what_does_not_start_is_named() {
         for (connectx, expected) in [
@@ -487,27 +516,14 @@ mod tests {
             (None, "the guest ended early: QEMU: exit status 1"),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let initramfs = dir.path().join("initramfs");
-            fs::write(&initramfs, "").unwrap();
             let machine = Machine {
-                qemu: crate::proc::command("false"),
-                vmlinuz: initramfs.clone(),
-                initramfs,
-                tree: dir.path().to_owned(),
-                project: dir.path().to_owned(),
-                modules: Vec::new(),
                 connectx: connectx.map(PathBuf::from),
-                scheme: Scheme::Memory,
-                strict: true,
-                hardware: Hardware::default(),
-                debug_kernel: false,
-                logs: dir.path().join("logs"),
-                held: Vec::new(),
+                ..machine(dir.path())
             };
+            // The terminal's threads end as well.
             let job = Job {
-                command: vec!["true".to_owned()],
-                stack: None,
-                timeout: Duration::from_secs(1),
+                on_terminal: true,
+                ..job()
             };
             let (sender, lines) = mpsc::channel();
             let out = Box::new(crate::report::Lines::new(sender));
@@ -516,6 +532,21 @@ mod tests {
             assert!(text.starts_with(expected), "{text}");
             // Whoever waits for the job's output is not kept waiting.
             assert!(lines.recv().is_err());
+        }
+    }
+
+    #[test]
+    fn the_guest_learns_what_its_iommu_is_to_do() {
+        for (iommu, lazy) in [
+            (Iommu::IntelStrict, "lazy=0 "),
+            (Iommu::IntelLazy, "lazy=1 "),
+        ] {
+            let hardware = Hardware {
+                iommu,
+                ..Hardware::default()
+            };
+            let archive = String::from_utf8(job_archive(&job(), &hardware)).unwrap();
+            assert!(archive.contains(lazy), "{archive}");
         }
     }
 }

@@ -125,7 +125,7 @@ impl Hardware {
                  guest's {memory} MiB (--memory gives it more)"
             );
         }
-        let line = self.kernel_line();
+        let line = self.kernel_line(false);
         if line.len() > COMMAND_LINE {
             bail!(
                 "--append: the kernel's command line is {} bytes long, and it takes {COMMAND_LINE}",
@@ -170,13 +170,13 @@ impl Hardware {
         args
     }
 
-    /// The kernel's command line.
-    pub(super) fn kernel_line(&self) -> String {
+    /// The kernel's command line; an oops ends the run unless it is to keep going.
+    pub(super) fn kernel_line(&self, keep_going: bool) -> String {
         // no_timer_check: on a busy host the emulated timer may miss the kernel's test of it.
         let mut words = vec![
-            "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off \
-             random.trust_cpu=on no_timer_check"
+            "console=ttyS0 loglevel=7 panic=-1 mitigations=off random.trust_cpu=on no_timer_check"
                 .to_owned(),
+            if keep_going { "" } else { "oops=panic" }.to_owned(),
             self.iommu.kernel_args().to_owned(),
         ];
         if self.hugepages > 0 {
@@ -290,15 +290,16 @@ mod tests {
         let said = parse("").unwrap();
         let default = Hardware::default();
         assert_eq!(said.qemu(), default.qemu());
-        assert_eq!(said.kernel_line(), default.kernel_line());
+        assert_eq!(said.kernel_line(false), default.kernel_line(false));
         let args = default.qemu();
         assert_eq!(values(&args, "-smp"), ["2"]);
         assert_eq!(values(&args, "-m"), ["2048M"]);
         assert_eq!(values(&args, "-accel"), ["tcg"]);
         assert!(values(&args, "-icount").is_empty());
         assert!(default
-            .kernel_line()
-            .ends_with(" intel_iommu=on iommu.strict=1"));
+            .kernel_line(false)
+            .ends_with(" oops=panic intel_iommu=on iommu.strict=1"));
+        assert!(!default.kernel_line(true).contains("oops"));
     }
 
     #[test]
@@ -334,8 +335,8 @@ mod tests {
         );
         assert!(values(&args, "-device").is_empty());
         assert!(hardware
-            .kernel_line()
-            .ends_with("no_timer_check hugepagesz=2M hugepages=512 nokaslr swiotlb=force"));
+            .kernel_line(false)
+            .ends_with("oops=panic hugepagesz=2M hugepages=512 nokaslr swiotlb=force"));
     }
 
     #[test]
@@ -345,7 +346,7 @@ mod tests {
             .map(|kind| parse(&format!("--iommu {kind}")).unwrap())
             .map(|hardware| {
                 let device = values(&hardware.qemu(), "-device").join(" ");
-                (device, hardware.kernel_line())
+                (device, hardware.kernel_line(false))
             })
             .collect();
         for (index, kind) in kinds.iter().enumerate() {

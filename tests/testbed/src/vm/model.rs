@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Result};
 
+use super::qemu::Link;
 use super::{Machine, Run};
 use crate::fail::Failure;
 use crate::proc::{self, describe, Group};
@@ -22,8 +23,7 @@ pub(super) struct Model {
     pub(super) process: Group,
     /// For QEMU to connect to.
     pub(super) socket: PathBuf,
-    /// The same, for the control port.
-    pub(super) control: PathBuf,
+    control: PathBuf,
     log: PathBuf,
     stderr: PathBuf,
 }
@@ -71,6 +71,14 @@ impl Model {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(model)
+    }
+
+    /// The guest's way to the control port.
+    pub(super) fn link(&self) -> Link {
+        Link {
+            name: "connectx.control".to_owned(),
+            socket: self.control.clone(),
+        }
     }
 
     fn words(&self) -> String {

@@ -10,15 +10,15 @@ use std::thread::JoinHandle;
 
 use anyhow::Result;
 
+use super::qemu::Link;
+
 /// A virtio port of the guest: a socket that QEMU connects to, and the thread that reads it.
 ///
 /// QEMU has to be gone when this is dropped, or the thread reads on.
 #[derive(Debug)]
 pub(super) struct Port {
-    /// Its name in the guest.
-    pub(super) name: String,
-    /// The socket.
-    pub(super) path: PathBuf,
+    name: String,
+    path: PathBuf,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,6 +43,14 @@ impl Port {
             path,
             thread: Some(thread),
         })
+    }
+
+    /// How the guest reaches it.
+    pub(super) fn link(&self) -> Link {
+        Link {
+            name: self.name.clone(),
+            socket: self.path.clone(),
+        }
     }
 }
 
