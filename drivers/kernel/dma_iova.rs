@@ -25,6 +25,9 @@ use kernel::{
 
 use crate::bindings;
 
+/// An attribute: neither caches to sync nor bounce buffers (`DMA_ATTR_REQUIRE_COHERENT`).
+pub const REQUIRE_COHERENT: c_ulong = bindings::DMA_ATTR_REQUIRE_COHERENT as c_ulong;
+
 /// The C object of a device.
 #[inline]
 pub(crate) fn device_as_raw(device: &Device) -> *mut bindings::device {

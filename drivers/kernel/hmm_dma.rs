@@ -36,14 +36,15 @@ use crate::{
     dma_iova::{
         device_as_raw,
         Iova,
-        IovaSpace, //
+        IovaSpace,
+        REQUIRE_COHERENT, //
     },
     hmm::Pfn, //
 };
 
 /// The process and the device use the pages at the same time: there is no moment to sync
 /// caches, and no bounce buffer.
-const ATTRS: c_ulong = bindings::DMA_ATTR_REQUIRE_COHERENT as c_ulong;
+const ATTRS: c_ulong = REQUIRE_COHERENT;
 const MMIO: c_ulong = bindings::DMA_ATTR_MMIO as c_ulong;
 const DIRECTION: DataDirection = DataDirection::Bidirectional;
 

@@ -4,7 +4,7 @@
 //!
 //! Each module is written as if it were one of `rust/kernel/`, and imports nothing of
 //! this project: [`mmu_notifier`] and [`hmm`] to mirror the memory of a process,
-//! [`dma_iova`] and [`hmm_dma`] to map it for a device, [`pid`], [`mempool`] and
+//! [`dma_iova`], [`dma_phys`] and [`hmm_dma`] to map it for a device, [`pid`], [`mempool`] and
 //! [`workqueue`]. Nobody else uses [`bindings`], but for C structs of which the address is
 //! passed on.
 
@@ -14,6 +14,7 @@
 pub mod bindings;
 
 pub mod dma_iova;
+pub mod dma_phys;
 pub mod hmm;
 pub mod hmm_dma;
 pub mod mempool;
