@@ -19,7 +19,20 @@ use core::{
     },
 };
 
-use hmm_abi::{Entry, Geometry, Host, Index, Need, Proof, RangeError, Sequence, Shared, Span};
+use hmm_abi::{
+    whole::{
+        self,
+        Host,
+        Proof, //
+    },
+    Geometry,
+    HmmPfn,
+    Index,
+    Need,
+    RangeError,
+    Sequence,
+    Span, //
+};
 use kernel::{
     device::Device,
     mm::{
@@ -65,21 +78,21 @@ use kernel_ext::{
 // CAST: It is no more than 20.
 pub(crate) const PAGE: u32 = PAGE_SHIFT as u32;
 
-// An `Entry` is an HMM PFN.
+// Both are what HMM writes.
 const _: () = {
-    assert!(Entry::VALID == Pfn::VALID);
-    assert!(Entry::WRITE == Pfn::WRITE);
-    assert!(Entry::ERROR == Pfn::ERROR);
-    assert!(Entry::DMA_MAPPED == Pfn::DMA_MAPPED);
-    assert!(Entry::P2PDMA == Pfn::P2PDMA);
-    assert!(Entry::P2PDMA_BUS == Pfn::P2PDMA_BUS);
-    assert!(Entry::ORDER_SHIFT as usize == Pfn::ORDER_SHIFT);
-    assert!(size_of::<Entry>() == size_of::<Pfn>());
-    assert!(align_of::<Entry>() == align_of::<Pfn>());
+    assert!(HmmPfn::VALID == Pfn::VALID);
+    assert!(HmmPfn::WRITE == Pfn::WRITE);
+    assert!(HmmPfn::ERROR == Pfn::ERROR);
+    assert!(HmmPfn::DMA_MAPPED == Pfn::DMA_MAPPED);
+    assert!(HmmPfn::P2PDMA == Pfn::P2PDMA);
+    assert!(HmmPfn::P2PDMA_BUS == Pfn::P2PDMA_BUS);
+    assert!(HmmPfn::ORDER_SHIFT as usize == Pfn::ORDER_SHIFT);
+    assert!(size_of::<HmmPfn>() == size_of::<Pfn>());
+    assert!(align_of::<HmmPfn>() == align_of::<Pfn>());
 };
 
 #[inline]
-fn pfn(entry: Entry) -> Pfn {
+fn pfn(entry: HmmPfn) -> Pfn {
     Pfn::from_raw(entry.bits())
 }
 
@@ -257,7 +270,7 @@ impl PinnedDrop for UmemOdp {
         if let Some(mirror) = this.umem.mirror() {
             let mut locked = mirror.lock();
             if *locked.npages() != 0 {
-                hmm_abi::release(&mut locked, mirror.geometry, &let_go);
+                whole::unmap(&mut locked, mirror.geometry.indices(), &let_go);
             }
         }
         // Before the entries that the callbacks use are freed. They take `umem_mutex`, which is
@@ -454,7 +467,7 @@ impl Locked<'_> {
     }
 }
 
-impl Shared for Locked<'_> {
+impl whole::Locked for Locked<'_> {
     type LetGo = LetGo;
 
     fn read_retry(&self, sequence: Sequence) -> bool {
@@ -463,12 +476,12 @@ impl Shared for Locked<'_> {
     }
 
     #[inline]
-    fn entry(&self, index: Index) -> Entry {
-        Entry::from_bits(self.entries.get(index.0).into_raw())
+    fn entry(&self, index: Index) -> HmmPfn {
+        HmmPfn::from_bits(self.entries.get(index.0).into_raw())
     }
 
     #[inline]
-    fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
+    fn store(&mut self, index: Index, entry: HmmPfn, _: &Proof) {
         // SAFETY: What the proof stands for.
         unsafe { self.entries.set(index.0, pfn(entry)) };
     }
@@ -488,14 +501,6 @@ impl Shared for Locked<'_> {
             unsafe { pfn(entry).set_dirty() };
         }
     }
-
-    fn unhold(&mut self, index: Index, _: &LetGo) {
-        let entry = self.entry(index);
-        if entry.is_valid() {
-            // SAFETY: The entry was stuck: who made it so has left a reference.
-            unsafe { pfn(entry).put_page() };
-        }
-    }
 }
 
 /// A mirror whose process cannot go away.
@@ -508,7 +513,7 @@ pub(crate) struct Faulting<'a> {
 
 impl<'a> Host for Faulting<'a> {
     type Error = Error;
-    type Shared<'h>
+    type Locked<'h>
         = Locked<'a>
     where
         Self: 'h;
@@ -521,7 +526,7 @@ impl<'a> Host for Faulting<'a> {
         &self,
         span: &Span,
         need: Need,
-        found: &mut [Entry],
+        found: &mut [HmmPfn],
     ) -> Result<Sequence, RangeError<Error>> {
         let request = match need {
             Need::Snapshot => Request::Snapshot,

@@ -7,7 +7,8 @@
 mod access;
 mod umem;
 
-use hmm_abi::{Entry, FaultError, Need};
+use hmm_abi::whole::{self, FaultError};
+use hmm_abi::{HmmPfn, Need};
 use kernel::{
     do_once_lite,
     prelude::*,
@@ -152,7 +153,7 @@ pub unsafe extern "C" fn ib_umem_odp_map_dma_and_lock(
     // SAFETY: By the safety requirements.
     let umem = unsafe { Umem::from_raw(umem_odp) };
     // CAST: Widens.
-    let write = access_mask & (Entry::WRITE as u64) != 0;
+    let write = access_mask & (HmmPfn::WRITE as u64) != 0;
     let need = match (fault, write) {
         (false, _) => Need::Snapshot,
         (true, false) => Need::Read,
@@ -174,24 +175,22 @@ fn map_and_lock(mirror: Mirror<'_>, address: u64, length: u64, need: Need) -> Re
     let entries = c_int::try_from(indices.len()).map_err(|_| EINVAL)?;
 
     let faulting = mirror.faulting()?;
-    let mut small = [Entry::EMPTY; SMALL];
+    let mut small = [HmmPfn::EMPTY; SMALL];
     let mut large = KVec::new();
     let pages = geometry.scratch_len(indices);
     let scratch = if pages <= SMALL {
         &mut small[..]
     } else {
-        large.resize(pages, Entry::EMPTY, GFP_KERNEL)?;
+        large.resize(pages, HmmPfn::EMPTY, GFP_KERNEL)?;
         &mut large[..]
     };
     let locked =
-        hmm_abi::fault(&faulting, geometry, indices, need, scratch).map_err(
-            |error| match error {
-                FaultError::Empty | FaultError::Fragmented => EINVAL,
-                FaultError::Stuck => EIO,
-                FaultError::Busy => EBUSY,
-                FaultError::Host(error) => error,
-            },
-        )?;
+        whole::fault(&faulting, geometry, indices, need, scratch).map_err(|error| match error {
+            FaultError::Empty | FaultError::Fragmented => EINVAL,
+            FaultError::Stuck => EIO,
+            FaultError::Busy => EBUSY,
+            FaultError::Host(error) => error,
+        })?;
     locked.stay_locked();
     Ok(entries)
 }
@@ -217,5 +216,5 @@ pub unsafe extern "C" fn ib_umem_odp_unmap_dma_pages(
     let indices = mirror.geometry().touched(&(clip(virt)..clip(bound)));
     // SAFETY: By the safety requirements.
     let (mut locked, let_go) = unsafe { (mirror.assume_locked(), LetGo::promise()) };
-    hmm_abi::unmap(&mut *locked, indices, &let_go);
+    whole::unmap(&mut *locked, indices, &let_go);
 }

@@ -3,7 +3,10 @@
 
 #include <rdma/ib_umem_odp.h>
 #include "mlx5_ib.h"
+#include "umr.h"
+#include "odp.h"
 #include "shim.h"
+#include "umr_pool.h"
 
 /* BIT() is beyond bindgen. */
 enum mlx5r_odp_xlt_flag {

@@ -6,28 +6,13 @@ use core::ptr::NonNull;
 
 use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::global_lock;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
-use mlx5_odp::{Driver, NoRegion, PageIndex, PageRun, Pressure, Repeats, Report, Unsupported};
+use mlx5_odp::{Driver, NoRegion, Pressure, Report, Unsupported};
 
 use crate::bindings;
 use crate::queue::Qp;
-use crate::region::HeldMr;
-
-global_lock! {
-    /// Faults that lead nowhere. One table serves all devices: MKeys that look the same share an
-    /// entry, which costs one of them a little of its patience at worst.
-    // SAFETY: `mlx5_ib_odp_init` initialises it, before any device exists.
-    pub(crate) unsafe(uninit) static REPEATS: Mutex<Repeats> = Repeats::new();
-}
-
-/// Whether something is noted in it. A fault that gets on need not take the lock otherwise.
-static REPEATING: Atomic<bool> = Atomic::new(false);
-
-/// Faults of all devices that went back unserved.
-static GIVEN_BACK: Atomic<u32> = Atomic::new(0);
+use crate::region::Mr;
 
 /// A device.
 ///
@@ -54,10 +39,10 @@ impl Device {
 }
 
 impl Driver for Device {
-    type Region<'a> = HeldMr<'a>;
+    type Region<'a> = Mr<'a>;
     type Queue<'a> = Qp<'a>;
 
-    fn region(&self, mkey: Mkey) -> Result<HeldMr<'_>, NoRegion> {
+    fn region(&self, mkey: Mkey) -> Result<Mr<'_>, NoRegion> {
         let mut mr = core::ptr::null_mut();
         // SAFETY: The device is live.
         let kind = unsafe { bindings::mlx5r_odp_get_mr(self.dev.as_ptr(), mkey.get(), &mut mr) };
@@ -67,7 +52,7 @@ impl Driver for Device {
                 let mr = NonNull::new(mr).ok_or(NoRegion::NotOdp)?;
                 // SAFETY: The call found an explicit ODP MR and took a reference for us; the
                 // value borrows the device.
-                unsafe { HeldMr::adopt(mr) }.map_err(|_| NoRegion::NotOdp)
+                Ok(unsafe { Mr::adopt(mr) })
             }
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_STALE => Err(NoRegion::Stale),
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_INDIRECT => {
@@ -81,7 +66,7 @@ impl Driver for Device {
     }
 
     fn queue(&self, fault: &WqeFault) -> Option<Qp<'_>> {
-        // SAFETY: The device is live, and the value borrows it.
+        // SAFETY: The device is live, and a fault is served while it is.
         unsafe { Qp::find(self.dev, fault.wq_number.into()) }
     }
 
@@ -111,29 +96,11 @@ impl Driver for Device {
 
     fn gave_back(&self, why: Pressure) {
         let what = match why {
-            Pressure::Race => c"page fault handed back to the device: invalidations, total",
-            Pressure::Held => c"page fault handed back to the device: a held range, total",
-            Pressure::Memory => c"page fault handed back to the device: no memory, total",
+            Pressure::Race => c"page fault handed back to the device: invalidations",
+            Pressure::Held => c"page fault handed back to the device: a held range",
+            Pressure::Memory => c"page fault handed back to the device: no memory",
         };
-        self.warn(what, GIVEN_BACK.fetch_add(1, Relaxed).wrapping_add(1));
-    }
-
-    fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool {
-        // SAFETY: Always.
-        let now = unsafe { bindings::mlx5r_odp_now_ms() };
-        let mut repeats = REPEATS.lock();
-        let certain = repeats.note(mkey, page, now);
-        REPEATING.store(!repeats.is_empty(), Relaxed);
-        certain
-    }
-
-    fn progressed(&self, mkey: Mkey, pages: PageRun) {
-        // What another fault notes at this moment, the next one that gets on forgets.
-        if REPEATING.load(Relaxed) {
-            let mut repeats = REPEATS.lock();
-            repeats.forget(mkey, pages);
-            REPEATING.store(!repeats.is_empty(), Relaxed);
-        }
+        self.warn(what, 0);
     }
 
     fn report(&self, report: Report) {

@@ -5,7 +5,7 @@
 use core::ptr::NonNull;
 
 use firmware_cmds::{Eqe, Wire};
-use mlx5_odp::EventQueue;
+use mlx5_odp::{Event, EventQueue};
 
 use crate::bindings;
 
@@ -55,13 +55,20 @@ impl EventQueue for LockedEq {
         NonNull::new(event).map(Slot)
     }
 
-    fn dispatch(&mut self, slot: Slot, event: Eqe) {
+    fn dispatch(&mut self, slot: Slot, event: Event) {
         let mut bytes = [0; Eqe::LEN];
         // Cannot fail: the length is the right one.
-        let _ = event.emit(&mut bytes);
+        let _ = event.eqe.emit(&mut bytes);
         // SAFETY: By its invariants the slot is an event that is not queued, and `bytes` has the
         // length of an entry.
-        unsafe { bindings::mlx5r_odp_event_queue(slot.0.as_ptr(), bytes.as_ptr()) };
+        unsafe {
+            bindings::mlx5r_odp_event_queue(slot.0.as_ptr(), bytes.as_ptr(), event.number);
+        }
+    }
+
+    fn consumed(&self) -> u32 {
+        // SAFETY: The queue is live and locked.
+        unsafe { bindings::mlx5r_odp_eq_consumed(self.eq.as_ptr()) }
     }
 
     fn drain_later(&mut self) {

@@ -7,24 +7,26 @@
 //! C header: `drivers/infiniband/hw/mlx5/mlx5_ib.h`
 
 mod bindings;
+mod chunk;
 mod device;
+mod dma;
 mod eq;
+mod mirror;
 mod queue;
 mod region;
-mod umem;
+mod umr;
 
 use core::ptr::NonNull;
 
-use firmware_cmds::{Eqe, Iova, Mtt, PageFault, Wire};
+use firmware_cmds::{Eqe, Iova, PageFault, Wire};
 use kernel::error::from_result;
+use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
-use kernel_ext::mmu_notifier::{IntervalNotifier, NewSequence, Range, RawOperations};
-use mlx5_odp::{xlt, PageIndex, UserVa, VaRange};
 
 use crate::device::Device;
 use crate::eq::LockedEq;
-use crate::region::{umem_of, Mr};
-use crate::umem::{Locked, Translations, Umem};
+use crate::mirror::{Area, Mirror};
+use crate::region::Mr;
 
 const __LOG_PREFIX: &[u8] = b"mlx5_ib\0";
 
@@ -41,105 +43,123 @@ check! {
     mlx5_odp_populate_xlt mlx5_ib_odp_init mlx5_ib_odp_init_one mlx5_ib_odp_cleanup_one
     mlx5_ib_init_odp_mr mlx5_ib_init_dmabuf_mr mlx5_ib_alloc_implicit_mr mlx5_ib_free_odp_mr
     mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq mlx5r_odp_drain mlx5r_odp_serve
+    mlx5r_odp_count mlx5r_odp_reap mlx5r_odp_mirror_get mlx5r_odp_mirror_put mlx5r_odp_revoke
+    mlx5r_odp_gone
 }
 
-/// `mmu_interval_notifier_ops` of every umem that `mr.c` makes.
-#[no_mangle]
-pub static mlx5_mn_ops: bindings::mmu_interval_notifier_ops = UmemOperations::TABLE;
-
-/// What to do about invalidations of a umem.
-struct UmemOperations;
-
-impl RawOperations for UmemOperations {
-    /// Takes back what the device has of a range before the kernel changes it.
-    fn invalidate(notifier: &IntervalNotifier, range: &Range, sequence: NewSequence<'_>) -> bool {
-        if !range.is_blockable() {
-            return false;
-        }
-        // SAFETY: `mr.c` passes the table to `ib_umem_odp_get`, and to nothing else.
-        let umem = unsafe { Umem::of_notifier(notifier) };
-        let mut guard = umem.mutex().lock();
-        sequence.set(&guard);
-
-        // Entries that are known and not mapped are looked up anew when used.
-        if *umem.npages(&mut guard) == 0 {
-            return true;
-        }
-        // The IOVA is for the device to name pages by, which an invalidation does not do.
-        let Some(placement) = umem.placement(Iova::new(0)) else {
-            return true;
-        };
-        // CAST: widens, both.
-        let (start, end) = (range.span().start as u64, range.span().end as u64);
-        let mirrored = placement.pages;
-        let Some(range) = VaRange::new(
-            UserVa(start).max(mirrored.start()),
-            UserVa(end).min(mirrored.end()),
-        ) else {
-            return true;
-        };
-        let pages = placement.pages_of(range);
-        let mut umem = Locked::new(umem, placement, guard);
-        let done = mlx5_odp::invalidate(&mut umem, pages);
-
-        umem.count_invalidation(done.pages * umem.placement().shift.base_pages());
-        if done.kept != 0 {
-            umem.error(c"translations not taken back, pages are kept until the MKey is destroyed");
-        } else if done.failed {
-            umem.error(c"translations not taken back, the MKey is revoked");
-        }
-        true
-    }
-}
-
-// CAST: a single low bit.
-const XLT_INDIRECT: c_int = bindings::mlx5r_odp_xlt_flag_MLX5R_ODP_XLT_INDIRECT as c_int;
-
-/// Fills the table that `mlx5r_umr_update_xlt` is about to post, from page `idx` on.
+/// A mirror of memory of the current process, for an MR that is about to be made.
 ///
 /// # Safety
 ///
-/// - `xlt` is valid for writes of `nentries` MTTs.
-/// - `mr` is an ODP MR, whose umem this thread has locked.
+/// `dev` is live and outlives the mirror; its page-fault EQ was created.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_mirror_get(
+    dev: *mut bindings::mlx5_ib_dev,
+    start: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+) -> *mut bindings::ib_umem_odp {
+    let mirror = || {
+        let dev = NonNull::new(dev).ok_or(EINVAL)?;
+        let area = Area {
+            address: usize::try_from(start).map_err(|_| EOVERFLOW)?,
+            length: usize::try_from(length).map_err(|_| EOVERFLOW)?,
+            iova: Iova::new(iova),
+            // SAFETY: Pure functions.
+            writable: unsafe { bindings::mlx5r_odp_access_writable(access) },
+            // SAFETY: As above.
+            hugetlb: unsafe { bindings::mlx5r_odp_access_hugetlb(access) },
+        };
+        // SAFETY: By the caller's promise.
+        unsafe { Mirror::new(dev, &area) }
+    };
+    match mirror() {
+        Ok(mirror) => Mirror::into_raw(mirror),
+        Err(error) => error.to_ptr(),
+    }
+}
+
+/// Unmaps and frees a mirror, when its MKey is gone or was never made.
+///
+/// # Safety
+///
+/// `odp` came from [`mlx5r_odp_mirror_get`], and nobody uses it any more.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_mirror_put(odp: *mut bindings::ib_umem_odp) {
+    // SAFETY: By the caller's promise.
+    unsafe { Mirror::put(odp) };
+}
+
+/// The shim's: frees chunks of a mirror that have nothing in them, in a worker.
+///
+/// # Safety
+///
+/// `odp` came from [`mlx5r_odp_mirror_get`], and is not put during the call.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_reap(odp: *mut bindings::ib_umem_odp) {
+    // SAFETY: By the caller's promise.
+    unsafe { Mirror::from_raw(odp) }.reap();
+}
+
+/// Revokes the MKey of an MR, after every UMR that its mirror has posted.
+///
+/// # Safety
+///
+/// `mr` is an explicit ODP MR.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_revoke(mr: *mut bindings::mlx5_ib_mr) -> c_int {
+    from_result(|| {
+        let mr = NonNull::new(mr).ok_or(EINVAL)?;
+        // SAFETY: By the caller's promise.
+        unsafe { Mr::new(mr) }.mirror().key().revoke()?;
+        Ok(0)
+    })
+}
+
+/// The MKey of an MR was destroyed.
+///
+/// # Safety
+///
+/// `mr` is an explicit ODP MR.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_gone(mr: *mut bindings::mlx5_ib_mr) {
+    if let Some(mr) = NonNull::new(mr) {
+        // SAFETY: By the caller's promise.
+        unsafe { Mr::new(mr) }.mirror().key().gone();
+    }
+}
+
+/// Fills the table that `mlx5r_umr_update_xlt` is about to post. It does so when an MR is enabled,
+/// and then no page is in it: the table comes zeroed, and stays so.
+///
+/// # Safety
+///
+/// None: the arguments are not used.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_odp_populate_xlt(
-    xlt: *mut c_void,
-    idx: usize,
-    nentries: usize,
-    mr: *mut bindings::mlx5_ib_mr,
+    _xlt: *mut c_void,
+    _idx: usize,
+    _nentries: usize,
+    _mr: *mut bindings::mlx5_ib_mr,
     flags: c_int,
 ) -> c_int {
+    // CAST: a single low bit.
+    const INDIRECT: c_int = bindings::mlx5r_odp_xlt_flag_MLX5R_ODP_XLT_INDIRECT as c_int;
     // Tables of keys belong to implicit MRs.
-    if flags & XLT_INDIRECT != 0 {
-        return EOPNOTSUPP.to_errno();
+    match flags & INDIRECT {
+        0 => 0,
+        _ => EOPNOTSUPP.to_errno(),
     }
-    let Some(mr) = NonNull::new(mr) else {
-        return EINVAL.to_errno();
-    };
-    // SAFETY: The caller promises `nentries` MTTs, which are plain bytes.
-    let entries =
-        unsafe { core::slice::from_raw_parts_mut(xlt.cast::<[u8; Mtt::LEN]>(), nentries) };
-    // SAFETY: `mr` is an ODP MR and its umem locked, by the caller's promise.
-    let table = unsafe { Translations::of(umem_of(mr).0) };
-
-    // CAST: widens.
-    for (entry, index) in entries.iter_mut().zip(idx as u64..) {
-        let mtt = xlt::entry(&table, PageIndex(index));
-        // Cannot fail: the length is the right one.
-        let _ = mtt.emit(entry);
-    }
-    0
 }
 
-/// Called once, when the module is loaded.
+/// Called once, when the module is loaded: there is nothing that is not a device's.
 ///
 /// # Safety
 ///
-/// The module is being loaded.
+/// None.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_ib_odp_init() -> c_int {
-    // SAFETY: Called once, by `mlx5_ib_init`, before a device is probed.
-    unsafe { device::REPEATS.init() };
     0
 }
 
@@ -193,7 +213,7 @@ pub unsafe extern "C" fn mlx5_ib_init_odp_mr(
         // SAFETY: By the caller's promise.
         let pdn = unsafe { bindings::mlx5r_odp_pdn(pd) };
         // SAFETY: By the caller's promise.
-        unsafe { Mr::new(mr) }?.enable(pdn)?;
+        unsafe { Mr::new(mr) }.enable(pdn)?;
         Ok(0)
     })
 }
@@ -224,7 +244,7 @@ pub unsafe extern "C" fn mlx5_ib_alloc_implicit_mr(
     EOPNOTSUPP.to_ptr()
 }
 
-/// An explicit MR has nothing but its umem, which is gone by now.
+/// An explicit MR has nothing but its mirror, which is gone by now.
 ///
 /// # Safety
 ///
@@ -261,13 +281,31 @@ pub unsafe extern "C" fn mlx5r_odp_drain(eq: *mut bindings::mlx5_ib_pf_eq) {
     }
 }
 
+/// The shim's: the number of the first event that is not in the EQ yet.
+///
+/// # Safety
+///
+/// `eq` is live and locked by this thread.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_count(eq: *mut bindings::mlx5_ib_pf_eq) -> u32 {
+    match NonNull::new(eq) {
+        // SAFETY: By the caller's promise.
+        Some(eq) => mlx5_odp::moment(&unsafe { LockedEq::new(eq) }),
+        None => 0,
+    }
+}
+
 /// The shim's: serves one event, in a worker of its own.
 ///
 /// # Safety
 ///
 /// `dev` is live, and `eqe` points to an EQE.
 #[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_serve(dev: *mut bindings::mlx5_ib_dev, eqe: *const u8) {
+pub unsafe extern "C" fn mlx5r_odp_serve(
+    dev: *mut bindings::mlx5_ib_dev,
+    eqe: *const u8,
+    number: u32,
+) {
     // SAFETY: By the caller's promise.
     let bytes = unsafe { eqe.cast::<[u8; Eqe::LEN]>().read() };
     let (Some(dev), Ok(eqe)) = (NonNull::new(dev), Eqe::parse(&bytes)) else {
@@ -275,18 +313,5 @@ pub unsafe extern "C" fn mlx5r_odp_serve(dev: *mut bindings::mlx5_ib_dev, eqe: *
     };
     // SAFETY: By the caller's promise.
     let device = unsafe { Device::new(dev) };
-    mlx5_odp::serve(&device, PageFault::from_eqe(&eqe));
-}
-
-/// Which zap the test build leaves out, to see it caught.
-#[cfg(mlx5_odp_test_skip_zap)]
-mod skip_zap {
-    use kernel::sync::atomic::{Atomic, Relaxed};
-
-    static ZAPS: Atomic<i32> = Atomic::new(0);
-
-    /// True for the third zap since the module was loaded.
-    pub(crate) fn this_one() -> bool {
-        ZAPS.fetch_add(1, Relaxed) == 2
-    }
+    mlx5_odp::serve(&device, PageFault::from_eqe(&eqe), number);
 }

@@ -1,193 +1,158 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Memory regions: an MKey and its umem.
+//! Memory regions: an MKey and its mirror.
 
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use firmware_cmds::{Iova, Mkey};
+use firmware_cmds::Mkey;
+use hmm_abi::{
+    ChunkIndex,
+    Store, //
+};
 use kernel::prelude::*;
-use mlx5_odp::{Access, FaultError, PageState, Placement, Pressure, Region, VaRange};
+use mlx5_odp::{
+    bring_in_present,
+    MemoryError,
+    NotIn,
+    Placement,
+    Pressure,
+    Region, //
+};
 
-use crate::bindings;
-use crate::device::Device;
-use crate::umem::{Locked, Umem};
-
-/// The umem of an MR, and what the device calls its first byte.
-///
-/// # Safety
-///
-/// `mr` is an explicit ODP MR, which is not destroyed during `'a`.
-pub(crate) unsafe fn umem_of<'a>(mr: NonNull<bindings::mlx5_ib_mr>) -> (&'a Umem, Iova, Mkey) {
-    let mut raw = bindings::mlx5r_odp_region::default();
-    // SAFETY: `mr` is live, by the caller's promise.
-    unsafe { bindings::mlx5r_odp_region(mr.as_ptr(), &mut raw) };
-    // SAFETY: An ODP MR that is explicit has such a umem, for as long as it lives.
-    let umem = unsafe { Umem::from_raw(raw.umem) };
-    (umem, Iova::new(raw.iova), Mkey::new(raw.key))
-}
+use crate::{
+    bindings,
+    chunk::Chunk,
+    mirror::{
+        Mirror,
+        Scratch, //
+    },
+};
 
 /// An explicit MR.
 ///
 /// # Invariants
 ///
-/// `mr` is not destroyed during `'a`; `umem`, `mkey` and `placement` are its.
+/// - `mr` is not destroyed as long as the value is there, and `mirror` is its.
+/// - If `is_held`, the value owns a reference on the MKey of `mr`.
 pub(crate) struct Mr<'a> {
     mr: NonNull<bindings::mlx5_ib_mr>,
-    umem: &'a Umem,
-    mkey: Mkey,
-    placement: Placement,
+    mirror: &'a Mirror,
+    is_held: bool,
 }
 
 impl<'a> Mr<'a> {
-    /// # Errors
-    ///
-    /// `EINVAL` for an MR without pages.
-    ///
     /// # Safety
     ///
-    /// As for [`umem_of`].
-    pub(crate) unsafe fn new(mr: NonNull<bindings::mlx5_ib_mr>) -> Result<Self> {
-        // SAFETY: By the caller's promise.
-        let (umem, iova, mkey) = unsafe { umem_of(mr) };
-        let placement = umem.placement(iova).ok_or(EINVAL)?;
-
-        // INVARIANT: By the caller's promise, and just read.
-        Ok(Self {
+    /// `mr` is an explicit ODP MR, which is not destroyed during `'a`.
+    pub(crate) unsafe fn new(mr: NonNull<bindings::mlx5_ib_mr>) -> Self {
+        // SAFETY: By the safety requirements; its umem is a mirror of ours, and goes with it.
+        let mirror = unsafe { Mirror::from_raw(bindings::mlx5r_odp_umem(mr.as_ptr())) };
+        // INVARIANT: By the safety requirements.
+        Self {
             mr,
-            umem,
-            mkey,
-            placement,
-        })
-    }
-
-    /// Brings `range` in and locks.
-    ///
-    /// # Errors
-    ///
-    /// Those of `ib_umem_odp_map_dma_and_lock`, `EAGAIN` if that brought in less than all of
-    /// `range`, and `EFAULT` if the MKey is gone.
-    fn lock(&self, range: VaRange, write: bool, fault: bool) -> Result<Locked<'_>> {
-        let (pages, guard) = self.umem.fault_and_lock(range, write, fault)?;
-        let locked = Locked::new(self.umem, self.placement, guard);
-        if !locked.has_mkey() {
-            return Err(EFAULT);
+            mirror,
+            is_held: false,
         }
-        if pages < self.placement.pages_of(range).count {
-            return Err(EAGAIN);
-        }
-        Ok(locked)
     }
 
-    /// Makes a new MR usable: what is in memory already is published with it.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Mr::lock`], of mapping and of the update.
-    pub(crate) fn enable(&self, pdn: u32) -> Result {
-        let placement = &self.placement;
-        let mut locked = self.lock(placement.pages, placement.writable, false)?;
-        let pages = locked.pages();
-        for page in pages.iter() {
-            if mlx5_odp::LockedPages::state(&locked, page) == PageState::Present {
-                locked.dma_map(page)?;
-            }
-        }
-        locked.enable(pages, pdn)
-    }
-}
-
-/// What stands in the way, if it is to be tried again.
-fn pressure_of(error: Error) -> Option<Pressure> {
-    match error {
-        e if e == EAGAIN || e == EINTR => Some(Pressure::Race),
-        e if e == EBUSY => Some(Pressure::Held),
-        e if e == ENOMEM => Some(Pressure::Memory),
-        _ => None,
-    }
-}
-
-/// An explicit MR of which the fault path holds a reference.
-///
-/// # Invariants
-///
-/// The value owns a reference on the MKey of `mr`, which keeps the MR. The device, whose MR it
-/// is, lives for `'a`.
-pub(crate) struct HeldMr<'a> {
-    mr: Mr<'a>,
-    _device: PhantomData<&'a Device>,
-}
-
-impl HeldMr<'_> {
-    /// # Errors
-    ///
-    /// As [`Mr::new`]; the reference is dropped then.
+    /// An MR of which the fault path holds a reference.
     ///
     /// # Safety
     ///
     /// - `mr` is an explicit ODP MR, and the caller leaves a reference on its MKey to the value.
-    /// - The value does not outlive the device.
-    pub(crate) unsafe fn adopt(mr: NonNull<bindings::mlx5_ib_mr>) -> Result<Self> {
-        // SAFETY: The reference keeps the MR, by the caller's promise, for as long as the value:
-        // nothing that is borrowed of it is longer-lived.
-        match unsafe { Mr::new(mr) } {
-            // INVARIANT: By the caller's promise.
-            Ok(mr) => Ok(Self {
-                mr,
-                _device: PhantomData,
-            }),
-            Err(error) => {
-                // SAFETY: The caller left a reference, which nothing uses.
-                unsafe { bindings::mlx5r_odp_put_mr(mr.as_ptr()) };
-                Err(error)
-            }
+    /// - The device, whose MR it is, lives for `'a`.
+    pub(crate) unsafe fn adopt(mr: NonNull<bindings::mlx5_ib_mr>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self {
+            mr,
+            // SAFETY: The reference keeps the MR for as long as the value, which lends nothing for
+            // longer.
+            mirror: unsafe { Mirror::from_raw(bindings::mlx5r_odp_umem(mr.as_ptr())) },
+            is_held: true,
         }
     }
-}
 
-impl Drop for HeldMr<'_> {
-    fn drop(&mut self) {
-        // SAFETY: The value owns the reference, and nothing borrowed from it is left.
-        unsafe { bindings::mlx5r_odp_put_mr(self.mr.mr.as_ptr()) };
+    /// Its mirror.
+    pub(crate) fn mirror(&self) -> &Mirror {
+        self.mirror
+    }
+
+    /// Makes a new MR usable: with no translation at first, then with those of what is in memory
+    /// already.
+    ///
+    /// # Errors
+    ///
+    /// Those of the UMRs; `ENOMEM`; `EINVAL` if the process is gone. That memory is being dropped
+    /// at the same time is none: the device asks for it when it wants it.
+    pub(crate) fn enable(&self, pdn: u32) -> Result {
+        let geometry = &self.mirror.placement().geometry;
+        let entries = i32::try_from(geometry.indices().len())?;
+        // CAST: at most 30.
+        let shift = geometry.entry_shift() as i32;
+        // SAFETY: By the type invariants.
+        kernel::error::to_result(unsafe {
+            bindings::mlx5r_odp_enable(self.mr.as_ptr(), entries, shift, pdn)
+        })?;
+        // SAFETY: By the type invariants; the MR puts the mirror before it goes.
+        unsafe { self.mirror.key().open(self.mr) };
+
+        let occupied = self.mirror.occupancy()?;
+        bring_in_present(self, geometry.indices(), occupied).map_err(|error| match error {
+            NotIn::Device => EFAULT,
+            NotIn::Invalid => EINVAL,
+            NotIn::Busy(_) => ENOMEM,
+        })
     }
 }
 
-impl Region for HeldMr<'_> {
-    type Pages<'a>
-        = Locked<'a>
-    where
-        Self: 'a;
+impl Store for Mr<'_> {
+    type Chunk = Chunk;
+
+    fn find(&self, at: ChunkIndex) -> Option<Chunk> {
+        self.mirror.find(at)
+    }
+
+    fn find_or_make(&self, at: ChunkIndex) -> Result<Chunk, MemoryError> {
+        self.mirror.find_or_make(at)
+    }
+}
+
+impl Region for Mr<'_> {
+    type Scratch = Scratch;
 
     fn mkey(&self) -> Mkey {
-        self.mr.mkey
+        // SAFETY: By the type invariants.
+        Mkey::new(unsafe { bindings::mlx5r_odp_mkey(self.mr.as_ptr()) })
     }
 
-    fn placement(&self) -> Placement {
-        self.mr.placement
+    fn placement(&self) -> &Placement {
+        self.mirror.placement()
     }
 
-    fn fault_and_lock(&self, range: VaRange, access: Access) -> Result<Locked<'_>, FaultError> {
-        let write = access == Access::Write;
-        self.mr
-            .lock(range, write, true)
-            .map_err(|e| match pressure_of(e) {
-                Some(why) => FaultError::Again(why),
-                None if write && e == EPERM => FaultError::WriteRefused,
-                None => FaultError::Invalid,
-            })
+    fn scratch(&self, pages: usize) -> Result<Scratch, Pressure> {
+        Scratch::new(pages).map_err(|_| Pressure::Memory)
     }
 
     fn count_fault(&self, base_pages: u64) {
         if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the invariants the MR lives.
-            unsafe { bindings::mlx5r_odp_count_faults(self.mr.mr.as_ptr(), pages) };
+            // SAFETY: By the type invariants.
+            unsafe { bindings::mlx5r_odp_count_faults(self.mr.as_ptr(), pages) };
         }
     }
 
     fn count_prefetch(&self, base_pages: u64) {
         if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the invariants the MR lives.
-            unsafe { bindings::mlx5r_odp_count_prefetch(self.mr.mr.as_ptr(), pages) };
+            // SAFETY: By the type invariants.
+            unsafe { bindings::mlx5r_odp_count_prefetch(self.mr.as_ptr(), pages) };
+        }
+    }
+}
+
+impl Drop for Mr<'_> {
+    fn drop(&mut self) {
+        if self.is_held {
+            // SAFETY: The value owns the reference, and nothing borrowed from it is left.
+            unsafe { bindings::mlx5r_odp_put_mr(self.mr.as_ptr()) };
         }
     }
 }

@@ -3,16 +3,18 @@
  * Macros, inline functions and structs for odp_entry.rs. No policy in here.
  */
 
-#include <linux/mlx5/driver.h>
+#include "mlx5_ib.h"
+
 #include <linux/mlx5/eq.h>
 #include <rdma/ib_umem_odp.h>
 
-#include "mlx5_ib.h"
 #include "cmd.h"
 #include "qp.h"
 #include "umr.h"
 
+#include "odp.h"
 #include "shim.h"
+#include "umr_pool.h"
 
 /* --- Keys and regions ------------------------------------------------------ */
 
@@ -62,11 +64,14 @@ void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr)
 	mlx5r_deref_odp_mkey(&mr->mmkey);
 }
 
-void mlx5r_odp_region(struct mlx5_ib_mr *mr, struct mlx5r_odp_region *region)
+u32 mlx5r_odp_mkey(struct mlx5_ib_mr *mr)
 {
-	region->umem = to_ib_umem_odp(mr->umem);
-	region->iova = mr->ibmr.iova;
-	region->key = mr->mmkey.key;
+	return mr->mmkey.key;
+}
+
+struct ib_umem_odp *mlx5r_odp_umem(struct mlx5_ib_mr *mr)
+{
+	return to_ib_umem_odp(mr->umem);
 }
 
 u32 mlx5r_odp_pdn(struct ib_pd *pd)
@@ -99,14 +104,62 @@ void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
 	mlx5_update_odp_stats(mr, prefetch, cpu_pages(pages));
 }
 
-/* --- Device ----------------------------------------------------------------- */
+/* --- Mirrors ------------------------------------------------------------------ */
 
-int mlx5r_odp_update(struct mlx5_ib_mr *mr, u64 index, int pages,
-		     int page_shift)
+static void reap_work(struct work_struct *work)
 {
-	return mlx5r_umr_update_xlt(mr, index, pages, page_shift,
-				    MLX5_IB_UPD_XLT_ATOMIC, 0);
+	struct mlx5r_odp_mirror *mirror =
+		container_of(work, struct mlx5r_odp_mirror, reap);
+
+	mlx5r_odp_reap(&mirror->odp);
 }
+
+void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
+			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
+			   unsigned long address, size_t length,
+			   unsigned long start, unsigned long end,
+			   unsigned int page_shift, bool writable)
+{
+	struct ib_umem_odp *odp = &mirror->odp;
+
+	BUILD_BUG_ON(HPAGE_SHIFT != MLX5R_ODP_HUGE_SHIFT);
+
+	memset(mirror, 0, sizeof(*mirror));
+	odp->umem.ibdev = &dev->ib_dev;
+	odp->umem.owning_mm = mm;
+	odp->umem.address = address;
+	odp->umem.length = length;
+	odp->umem.writable = writable;
+	odp->umem.is_odp = 1;
+	odp->page_shift = page_shift;
+	/* ib_umem_odp_num_pages() looks here; it is never inserted. */
+	odp->notifier.interval_tree.start = start;
+	odp->notifier.interval_tree.last = end - 1;
+	INIT_WORK(&mirror->reap, reap_work);
+	mirror->wq = dev->odp_pf_eq.wq;
+}
+
+void mlx5r_odp_mirror_reap_later(struct mlx5r_odp_mirror *mirror)
+{
+	queue_work(mirror->wq, &mirror->reap);
+}
+
+void mlx5r_odp_mirror_stop(struct mlx5r_odp_mirror *mirror)
+{
+	disable_work_sync(&mirror->reap);
+}
+
+bool mlx5r_odp_access_writable(int access)
+{
+	return ib_access_writable(access);
+}
+
+bool mlx5r_odp_access_hugetlb(int access)
+{
+	return IS_ENABLED(CONFIG_HUGETLB_PAGE) && (access & IB_ACCESS_HUGETLB);
+}
+
+/* --- Device ----------------------------------------------------------------- */
 
 int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift, u32 pdn)
 {
@@ -116,9 +169,9 @@ int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift, u32 pdn)
 				    pdn);
 }
 
-int mlx5r_odp_revoke(struct mlx5_ib_mr *mr)
+struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev)
 {
-	return mlx5r_umr_revoke_mr(mr);
+	return dev->ib_dev.dma_device;
 }
 
 int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len)
@@ -137,10 +190,9 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
 	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
 }
 
-void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what)
+void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value)
 {
-	dev_err(&mr_to_mdev(mr)->ib_dev.dev, "%s (0x%x)\n", what,
-		mr->mmkey.key);
+	dev_err(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
 }
 
 #define ODP_CAP(dev, transport, op, flag)                                      \
@@ -197,11 +249,6 @@ void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev)
 {
 	return dev->odp_caps.general_caps & IB_ODP_SUPPORT;
-}
-
-u64 mlx5r_odp_now_ms(void)
-{
-	return ktime_to_ms(ktime_get());
 }
 
 /* --- Queue pairs -------------------------------------------------------------- */
@@ -280,8 +327,39 @@ enum {
 struct mlx5r_odp_event {
 	struct work_struct work;
 	struct mlx5_ib_pf_eq *eq;
+	u32 number;
 	u8 eqe[MLX5R_ODP_EQE_SIZE];
 };
+
+/* What a device has besides its struct mlx5_ib_pf_eq, whose pool is the first. */
+struct mlx5r_odp_device {
+	mempool_t events;
+	struct mlx5r_odp_umrs *umrs;
+	/* Protected by the EQ's lock. */
+	u32 consumed;
+};
+
+static struct mlx5r_odp_device *device_of(struct mlx5_ib_pf_eq *eq)
+{
+	return container_of(eq->pool, struct mlx5r_odp_device, events);
+}
+
+struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_dev *dev)
+{
+	return device_of(&dev->odp_pf_eq)->umrs;
+}
+
+u32 mlx5r_odp_moment(struct mlx5_ib_dev *dev)
+{
+	struct mlx5_ib_pf_eq *eq = &dev->odp_pf_eq;
+	unsigned long flags;
+	u32 moment;
+
+	spin_lock_irqsave(&eq->lock, flags);
+	moment = mlx5r_odp_count(eq);
+	spin_unlock_irqrestore(&eq->lock, flags);
+	return moment;
+}
 
 static void event_work(struct work_struct *work)
 {
@@ -289,7 +367,7 @@ static void event_work(struct work_struct *work)
 		container_of(work, struct mlx5r_odp_event, work);
 	struct mlx5_ib_pf_eq *eq = event->eq;
 
-	mlx5r_odp_serve(eq->dev, event->eqe);
+	mlx5r_odp_serve(eq->dev, event->eqe, event->number);
 	mempool_free(event, eq->pool);
 }
 
@@ -308,8 +386,10 @@ struct mlx5r_odp_event *mlx5r_odp_event_alloc(struct mlx5_ib_pf_eq *eq)
 	return event;
 }
 
-void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe)
+void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe,
+			   u32 number)
 {
+	event->number = number;
 	memcpy(event->eqe, eqe, sizeof(event->eqe));
 	INIT_WORK(&event->work, event_work);
 	queue_work(event->eq->wq, &event->work);
@@ -320,8 +400,14 @@ void mlx5r_odp_eq_later(struct mlx5_ib_pf_eq *eq)
 	queue_work(eq->wq, &eq->work);
 }
 
+u32 mlx5r_odp_eq_consumed(struct mlx5_ib_pf_eq *eq)
+{
+	return device_of(eq)->consumed;
+}
+
 void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm)
 {
+	device_of(eq)->consumed += count;
 	mlx5_eq_update_ci(eq->core, count, arm);
 }
 
@@ -362,6 +448,7 @@ int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq)
 		.nent = NUM_EQE,
 		.mask[0] = 1ull << MLX5_EVENT_TYPE_PAGE_FAULT,
 	};
+	struct mlx5r_odp_device *odp;
 	struct mlx5_eq *core;
 	int err = 0;
 
@@ -374,18 +461,27 @@ int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq)
 	eq->dev = dev;
 	eq->irq_nb.notifier_call = eq_interrupt;
 
-	eq->pool = mempool_create_kmalloc_pool(NUM_RESERVED,
-					       sizeof(struct mlx5r_odp_event));
-	if (!eq->pool) {
+	odp = kzalloc(sizeof(*odp), GFP_KERNEL);
+	if (!odp) {
 		err = -ENOMEM;
 		goto unlock;
 	}
+	err = mempool_init_kmalloc_pool(&odp->events, NUM_RESERVED,
+					sizeof(struct mlx5r_odp_event));
+	if (err)
+		goto free_device;
+	odp->umrs = mlx5r_odp_umrs_create(dev);
+	if (!odp->umrs) {
+		err = -ENOMEM;
+		goto free_pool;
+	}
+	eq->pool = &odp->events;
 	eq->wq = alloc_workqueue("mlx5_ib_page_fault",
 				 WQ_HIGHPRI | WQ_UNBOUND | WQ_MEM_RECLAIM,
 				 NUM_CONCURRENT);
 	if (!eq->wq) {
 		err = -ENOMEM;
-		goto free_pool;
+		goto destroy_umrs;
 	}
 
 	core = mlx5_eq_create_generic(dev->mdev, &param);
@@ -407,17 +503,23 @@ destroy_eq:
 	eq->core = NULL;
 destroy_wq:
 	destroy_workqueue(eq->wq);
+destroy_umrs:
+	mlx5r_odp_umrs_destroy(odp->umrs);
 free_pool:
-	mempool_destroy(eq->pool);
+	mempool_exit(&odp->events);
+free_device:
+	kfree(odp);
 	goto unlock;
 }
 
 void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev)
 {
 	struct mlx5_ib_pf_eq *eq = &dev->odp_pf_eq;
+	struct mlx5r_odp_device *odp;
 
 	if (!eq->core)
 		return;
+	odp = device_of(eq);
 
 	/*
 	 * No region is left and no queue pair, so what is still queued finds
@@ -430,5 +532,7 @@ void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev)
 	mlx5_eq_destroy_generic(dev->mdev, eq->core);
 	eq->core = NULL;
 	destroy_workqueue(eq->wq);
-	mempool_destroy(eq->pool);
+	mlx5r_odp_umrs_destroy(odp->umrs);
+	mempool_exit(&odp->events);
+	kfree(odp);
 }

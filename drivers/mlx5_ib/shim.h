@@ -8,13 +8,15 @@
 #define MLX5_ODP_SHIM_H
 
 #include <linux/types.h>
+#include <linux/workqueue.h>
+#include <rdma/ib_umem_odp.h>
 
 struct ib_pd;
-struct ib_umem_odp;
 struct mlx5_ib_dev;
 struct mlx5_ib_mr;
 struct mlx5_ib_pf_eq;
 struct mlx5_ib_qp;
+struct mlx5r_odp_umrs;
 
 /* --- Keys and regions ------------------------------------------------------ */
 
@@ -31,16 +33,11 @@ enum mlx5r_odp_key {
 	MLX5R_ODP_KEY_OTHER,
 };
 
-struct mlx5r_odp_region {
-	struct ib_umem_odp *umem;
-	u64 iova;
-	u32 key;
-};
-
 enum mlx5r_odp_key mlx5r_odp_get_mr(struct mlx5_ib_dev *dev, u32 key,
 				    struct mlx5_ib_mr **mr);
 void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr);
-void mlx5r_odp_region(struct mlx5_ib_mr *mr, struct mlx5r_odp_region *region);
+u32 mlx5r_odp_mkey(struct mlx5_ib_mr *mr);
+struct ib_umem_odp *mlx5r_odp_umem(struct mlx5_ib_mr *mr);
 u32 mlx5r_odp_pdn(struct ib_pd *pd);
 u32 mlx5r_odp_terminate_key(struct mlx5_ib_dev *dev);
 
@@ -49,20 +46,44 @@ void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages);
 
+/* --- Mirrors ------------------------------------------------------------------ */
+
+/* IB_ACCESS_HUGETLB means pages of this size. */
+#define MLX5R_ODP_HUGE_SHIFT 21
+
+struct mlx5r_odp_mirror {
+	struct ib_umem_odp odp;
+	struct work_struct reap;
+	struct workqueue_struct *wq;
+};
+
+void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
+			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
+			   unsigned long address, size_t length,
+			   unsigned long start, unsigned long end,
+			   unsigned int page_shift, bool writable);
+/* Has mlx5r_odp_reap() called by a worker, unless it was stopped. */
+void mlx5r_odp_mirror_reap_later(struct mlx5r_odp_mirror *mirror);
+/* Waits for that worker; there will be none any more. */
+void mlx5r_odp_mirror_stop(struct mlx5r_odp_mirror *mirror);
+
+bool mlx5r_odp_access_writable(int access);
+bool mlx5r_odp_access_hugetlb(int access);
+
 /* --- Device ----------------------------------------------------------------- */
 
-int mlx5r_odp_update(struct mlx5_ib_mr *mr, u64 index, int pages,
-		     int page_shift);
 int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift,
 		     u32 pdn);
-int mlx5r_odp_revoke(struct mlx5_ib_mr *mr);
+struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev);
+struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_dev *dev);
 int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len);
 /* What users can cause is limited in rate; what must not be lost is not. */
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
-void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
+void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value);
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev);
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
-u64 mlx5r_odp_now_ms(void);
+/* Events before this number were written to the EQ before now. */
+u32 mlx5r_odp_moment(struct mlx5_ib_dev *dev);
 
 /* --- Queue pairs -------------------------------------------------------------- */
 
@@ -94,12 +115,16 @@ void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev);
 /* With the EQ locked, possibly in interrupt context. */
 const u8 *mlx5r_odp_eq_peek(struct mlx5_ib_pf_eq *eq, u32 ahead);
 struct mlx5r_odp_event *mlx5r_odp_event_alloc(struct mlx5_ib_pf_eq *eq);
-void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe);
+void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe,
+			   u32 number);
 void mlx5r_odp_eq_later(struct mlx5_ib_pf_eq *eq);
+u32 mlx5r_odp_eq_consumed(struct mlx5_ib_pf_eq *eq);
 void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm);
 
 /* The Rust side of it: odp_entry.rs. */
 void mlx5r_odp_drain(struct mlx5_ib_pf_eq *eq);
-void mlx5r_odp_serve(struct mlx5_ib_dev *dev, const u8 *eqe);
+u32 mlx5r_odp_count(struct mlx5_ib_pf_eq *eq);
+void mlx5r_odp_serve(struct mlx5_ib_dev *dev, const u8 *eqe, u32 number);
+void mlx5r_odp_reap(struct ib_umem_odp *odp);
 
 #endif /* MLX5_ODP_SHIM_H */

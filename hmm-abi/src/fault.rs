@@ -1,29 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! From a range fault to published entries.
+//! From a range fault to translations that the device has.
 //!
 //! ```text
-//! range_fault -> Snapshot -- validate, under the lock --> Valid -- merge --> entries
+//! range_fault -> Snapshot -- validate, under the lock --> Valid -- merge, map --> Ready -- publish
 //!                         \- Stale: an invalidation came between; again
 //! ```
 //!
-//! A snapshot cannot be merged, and [`Shared::store`] cannot be called with what
-//! it found, except through a [`Valid`].
+//! [`Device::publish`] is reached through a [`Ready`] alone, a [`Ready`] through a [`Valid`]
+//! alone, and a [`Valid`] exists only under the lock.
 
+use crate::chunk::{change, unmap, LetGo, Proof, Table};
 use crate::{
-    Entry, Geometry, Host, Indices, Need, Proof, RangeError, Sequence, Shared, State, Stuck, Window,
+    Device, Entry, FaultChunk, Geometry, HmmPfn, LockedChunk, MapError, Need, PublishError,
+    RangeError, Sequence, Slots, State, CHUNK_ENTRIES,
 };
 
-/// How often a window is tried while invalidations come between its range fault and
-/// the lock.
+/// How often a window is tried while invalidations come between its range fault and the lock.
 pub const ATTEMPTS: u32 = 32;
 
-/// How often a window is tried while the host is busy for as long as it waits. The
-/// kernel waits for a second.
+/// How often a window is tried while the host is busy for as long as it waits. The kernel waits
+/// for a second.
 pub const BUSY_ATTEMPTS: u32 = 4;
-
-/// How often a range of several windows is tried as a whole.
-pub const PASSES: u32 = 8;
 
 /// An invalidation has come since the range fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,224 +36,396 @@ pub enum FaultError<E> {
     Stuck,
     /// There is nothing to fault.
     Empty,
-    /// Invalidations won every time, or the host stayed busy.
+    /// Invalidations won every time.
+    Race,
+    /// The host was busy for as long as it waits, every time.
     Busy,
+    /// The pages cannot be mapped for the device.
+    Map(MapError),
+    /// The device did not take the translations.
+    Publish(PublishError),
     /// The memory manager refused.
     Host(E),
 }
 
-impl<E> From<Stuck> for FaultError<E> {
-    fn from(_: Stuck) -> Self {
-        Self::Stuck
-    }
+/// What a range fault found for some slots of a chunk, and for which sequence. Worth nothing by
+/// itself.
+///
+/// The way to the device is
+///
+/// ```
+/// # use hmm_abi::{FaultChunk, PublishError, Served, Snapshot};
+/// fn all<C: FaultChunk>(snapshot: Snapshot<'_, C>) -> Option<Result<Served, PublishError>> {
+///     let valid = snapshot.validate().ok()?;
+///     let ready = valid.map().ok()?;
+///     Some(ready.publish())
+/// }
+/// ```
+///
+/// and no step of it can be left out: a snapshot can be neither mapped
+///
+/// ```compile_fail,E0599
+/// # use hmm_abi::{FaultChunk, PublishError, Served, Snapshot};
+/// fn all<C: FaultChunk>(snapshot: Snapshot<'_, C>) -> Option<Result<Served, PublishError>> {
+///     let ready = snapshot.map().ok()?;
+///     Some(ready.publish())
+/// }
+/// ```
+///
+/// nor published, nor used again when it turned out to be stale.
+///
+/// ```compile_fail,E0599
+/// # use hmm_abi::{FaultChunk, PublishError, Served, Snapshot};
+/// fn all<C: FaultChunk>(snapshot: Snapshot<'_, C>) -> Option<Result<Served, PublishError>> {
+///     Some(snapshot.publish())
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use hmm_abi::{FaultChunk, PublishError, Served, Snapshot};
+/// fn all<C: FaultChunk>(snapshot: Snapshot<'_, C>) -> Option<Result<Served, PublishError>> {
+///     if snapshot.validate().is_err() {
+///         let valid = snapshot.validate().ok()?;
+///         return Some(valid.map().ok()?.publish());
+///     }
+///     None
+/// }
+/// ```
+#[must_use = "a snapshot is of no use until it is validated and published"]
+pub struct Snapshot<'f, C: FaultChunk> {
+    chunk: &'f C,
+    found: Found<'f>,
 }
 
-/// What a range fault found, and for which sequence. Worth nothing by itself.
-#[derive(Debug)]
-#[must_use = "a snapshot is of no use until it is validated and merged"]
-pub struct Snapshot<'f> {
-    window: Window,
+/// What a range fault found.
+struct Found<'f> {
+    slots: Slots,
     need: Need,
     sequence: Sequence,
-    found: &'f [Entry],
+    pages: &'f [HmmPfn],
+    geometry: &'f Geometry,
 }
 
-/// A snapshot that no invalidation has overtaken, for as long as the lock is held.
-#[derive(Debug)]
-#[must_use = "a valid snapshot wants to be merged"]
-pub struct Valid<'f, 'l, S> {
-    snapshot: Snapshot<'f>,
-    shared: &'l mut S,
+/// A snapshot that no invalidation has overtaken, and the chunk's lock, under which that is so.
+///
+/// It is not ready to be published:
+///
+/// ```compile_fail,E0599
+/// # use hmm_abi::{FaultChunk, PublishError, Served, Snapshot};
+/// fn all<C: FaultChunk>(snapshot: Snapshot<'_, C>) -> Option<Result<Served, PublishError>> {
+///     let valid = snapshot.validate().ok()?;
+///     Some(valid.publish())
+/// }
+/// ```
+#[must_use = "a valid snapshot wants to be mapped"]
+pub struct Valid<'f, C: FaultChunk> {
+    chunk: &'f C,
+    found: Found<'f>,
+    locked: C::Locked<'f>,
 }
 
-impl<'f> Snapshot<'f> {
-    /// Faults `window` in. `scratch` is private to the caller and at least as long as
-    /// [`Geometry::scratch_len`] says.
+/// Entries that are validated, merged and mapped, and the chunk's lock.
+#[must_use = "the device waits for it"]
+pub struct Ready<'f, C: FaultChunk> {
+    chunk: &'f C,
+    locked: C::Locked<'f>,
+    /// The slots that the device does not have as they are, and what lies between them.
+    news: Slots,
+}
+
+/// What serving a fault changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// The device has been given translations, or access, that it did not have.
+    New,
+    /// It had it all.
+    Nothing {
+        /// Since this moment ([`Device::moment`]) at the latest; `None` if the chunk has never been
+        /// given anything.
+        since: Option<u32>,
+    },
+}
+
+impl<'f, C: FaultChunk> Snapshot<'f, C> {
+    /// Faults `slots` of `chunk` in, no more than a window. `scratch` is private to the caller and
+    /// at least as long as [`Geometry::scratch_len`] says.
     ///
     /// # Errors
     ///
     /// The host's, unchanged.
-    pub fn take<H: Host>(
-        host: &H,
-        geometry: &Geometry,
-        window: Window,
+    pub fn take(
+        chunk: &'f C,
+        geometry: &'f Geometry,
+        slots: Slots,
         need: Need,
-        scratch: &'f mut [Entry],
-    ) -> Result<Self, RangeError<H::Error>> {
-        let pages = window.indices.len() * geometry.pages_per_entry();
-        let (found, _) = scratch.split_at_mut(pages);
-        found.fill(Entry::EMPTY);
-        let sequence = host.range_fault(&window.span, need, found)?;
+        scratch: &'f mut [HmmPfn],
+    ) -> Result<Self, RangeError<C::Error>> {
+        let pages = slots.len() * geometry.pages_per_entry();
+        let (pages, _) = scratch.split_at_mut(pages);
+        pages.fill(HmmPfn::EMPTY);
+        let sequence = chunk.range_fault(slots, need, pages)?;
         Ok(Self {
-            window,
-            need,
-            sequence,
-            found,
+            chunk,
+            found: Found {
+                slots,
+                need,
+                sequence,
+                pages,
+                geometry,
+            },
         })
     }
 
-    /// Checks, under the lock, that no invalidation has come since.
+    /// Takes the chunk's lock and checks that no invalidation has come since.
     ///
     /// # Errors
     ///
-    /// [`Stale`]: what was found may be anybody's memory by now. Unlock, and fault
-    /// again.
-    pub fn validate<'l, S: Shared>(self, shared: &'l mut S) -> Result<Valid<'f, 'l, S>, Stale> {
-        if shared.read_retry(self.sequence) {
+    /// [`Stale`]: what was found may be anybody's memory by now. Fault again; the lock is not held.
+    pub fn validate(self) -> Result<Valid<'f, C>, Stale> {
+        let Self { chunk, found } = self;
+        let locked = chunk.lock();
+        if chunk.read_retry(&locked, found.sequence) {
             return Err(Stale);
         }
         Ok(Valid {
-            snapshot: self,
-            shared,
+            chunk,
+            found,
+            locked,
         })
     }
 }
 
-impl<S: Shared> Valid<'_, '_, S> {
-    /// Merges what was found into the shared state. Entries keep the DMA mapping
-    /// that they have. Returns the sequence that it was found for.
+impl Found<'_> {
+    /// What was found for each slot, an error where memory is mapped in pieces smaller than an
+    /// entry.
+    fn units(&self) -> impl Iterator<Item = (usize, Result<HmmPfn, Fragmented>)> + '_ {
+        let units = self.pages.chunks_exact(self.geometry.pages_per_entry());
+        let slots = self.slots.range().zip(units);
+        slots.map(|(slot, unit)| (slot, self.geometry.one_entry(unit).ok_or(Fragmented)))
+    }
+}
+
+/// A page is mapped in pieces smaller than an entry.
+struct Fragmented;
+
+/// Why a valid snapshot could not be made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unready {
+    Fragmented,
+    Stuck,
+    Race,
+    Map(MapError),
+}
+
+impl<E> From<Unready> for FaultError<E> {
+    fn from(unready: Unready) -> Self {
+        match unready {
+            Unready::Fragmented => Self::Fragmented,
+            Unready::Stuck => Self::Stuck,
+            Unready::Race => Self::Race,
+            Unready::Map(error) => Self::Map(error),
+        }
+    }
+}
+
+impl<'f, C: FaultChunk> Valid<'f, C> {
+    /// Merges what was found into the entries and maps what is new among it.
     ///
     /// # Errors
     ///
-    /// [`FaultError::Fragmented`] and [`FaultError::Stuck`]; entries before the
-    /// offending one are merged.
-    pub fn merge<E>(self, geometry: &Geometry) -> Result<Sequence, FaultError<E>> {
-        let Snapshot {
-            window,
-            need,
-            sequence,
+    /// Then nothing has changed, and the lock is not held: what this call mapped is unmapped again.
+    ///
+    /// - [`FaultError::Fragmented`], [`FaultError::Stuck`], [`FaultError::Map`];
+    /// - [`FaultError::Race`] if an entry is being taken back, or does not meet the need.
+    pub fn map(self) -> Result<Ready<'f, C>, FaultError<C::Error>> {
+        let Self {
+            chunk,
             found,
-        } = self.snapshot;
-        let proof = Proof::new();
-        let units = found.chunks_exact(geometry.pages_per_entry());
-        for (index, unit) in window.indices.iter().zip(units) {
-            let entry = one_entry(geometry, unit)?;
-            // A host that met the need has left no such page.
-            if !need.is_met_by(entry) {
-                return Err(FaultError::Busy);
-            }
-            let old = self.shared.entry(index);
-            let new = old.refreshed(entry)?;
-            if new != old {
-                self.shared.store(index, new, &proof);
+            mut locked,
+        } = self;
+        let news = merge(&found, &mut locked)?;
+        Ok(Ready {
+            chunk,
+            locked,
+            news,
+        })
+    }
+}
+
+/// Merges and maps; returns the slots that the device has to be told of.
+fn merge<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) -> Result<Slots, Unready> {
+    // All of it is looked at before any of it is changed.
+    let mut news: Option<Slots> = None;
+    for (slot, unit) in snapshot.units() {
+        let found = unit.map_err(|Fragmented| Unready::Fragmented)?;
+        // A host that met the need has left no such page.
+        if !snapshot.need.is_met_by(found) {
+            return Err(Unready::Race);
+        }
+        let old = locked.entries().get(slot).copied().ok_or(Unready::Race)?;
+        if found.is_valid() && is_news(old, found)? {
+            news = Some(Slots::new(news.map_or(slot, Slots::first)..slot + 1));
+        }
+    }
+    if news.is_some() {
+        map_new(snapshot, locked).map_err(Unready::Map)?;
+    }
+    Ok(news.unwrap_or(Slots::NONE))
+}
+
+/// Whether the device has to be told of what was found for an entry.
+fn is_news(old: Entry, found: HmmPfn) -> Result<bool, Unready> {
+    match old.state() {
+        State::Empty => Ok(true),
+        State::Leaving => Err(Unready::Race),
+        State::Stuck => Err(Unready::Stuck),
+        // Another page under the same mapping: no invalidation leaves that behind.
+        _ if old.pfn() != found.pfn() => Err(Unready::Stuck),
+        State::Mapped | State::Offered => Ok(true),
+        State::Live => Ok(found.is_writable() && !old.is_writable()),
+    }
+}
+
+/// Maps what was found in empty slots, run by run, and makes it visible to the device at once;
+/// allows writing where that is new. On failure nothing has changed.
+fn map_new<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) -> Result<(), MapError> {
+    let proof = Proof::new();
+    let mut run: Option<Slots> = None;
+    let mut mapped: Option<Slots> = None;
+    let mut result = Ok(());
+
+    for (slot, unit) in snapshot.units() {
+        let found = unit.unwrap_or(HmmPfn::EMPTY);
+        let entry = &mut locked.entries_mut(proof)[slot];
+        if found.is_valid() && !entry.is_mapped() {
+            *entry = Entry::mapped(found);
+            run = Some(Slots::new(run.map_or(slot, Slots::first)..slot + 1));
+            if slot + 1 != snapshot.slots.end() {
+                continue;
             }
         }
-        Ok(sequence)
+        let Some(slots) = run.take() else { continue };
+        result = map_run(locked, slots);
+        if result.is_err() {
+            break;
+        }
+        mapped = Some(Slots::new(
+            mapped.map_or(slots.first(), Slots::first)..slots.end(),
+        ));
+    }
+    let mapped = mapped.unwrap_or(Slots::NONE);
+    if result.is_ok() && !mapped.is_empty() {
+        result = locked.sync(mapped);
+    }
+    if result.is_err() {
+        // The device was never told.
+        unmap(
+            locked,
+            mapped,
+            |state| state == State::Mapped,
+            &LetGo::new(),
+        );
+        return result;
+    }
+    for (slot, unit) in snapshot.units() {
+        let entry = &mut locked.entries_mut(proof)[slot];
+        let writable = unit.is_ok_and(HmmPfn::is_writable);
+        if writable && !entry.is_writable() {
+            *entry = match entry.state() {
+                State::Live => entry.writable().offered(),
+                _ => entry.writable(),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Maps the entries of `slots`; on failure they are empty again.
+fn map_run<L: LockedChunk>(locked: &mut L, slots: Slots) -> Result<(), MapError> {
+    let proof = Proof::new();
+    let result = locked.map(slots);
+    match result {
+        // CAST: a chunk has no more slots than a `u16` counts.
+        Ok(()) => locked.book_mut(proof).mapped += u16::try_from(slots.len()).unwrap_or(0),
+        Err(_) => locked.entries_mut(proof)[slots.range()].fill(Entry::EMPTY),
+    }
+    result
+}
+
+impl<C: FaultChunk> Ready<'_, C> {
+    /// Tells the device. What it does not take stays offered, and is taken back by the next
+    /// invalidation as if it had.
+    ///
+    /// # Errors
+    ///
+    /// The device's.
+    pub fn publish(self) -> Result<Served, PublishError> {
+        let granule = <C::Device as Device>::GRANULE;
+        const { assert!(<C::Device as Device>::GRANULE.is_power_of_two()) };
+        const { assert!(<C::Device as Device>::GRANULE <= CHUNK_ENTRIES) };
+        let Self {
+            chunk,
+            mut locked,
+            news,
+        } = self;
+        let device = chunk.device();
+        if news.is_empty() {
+            let since = locked.book().stamp();
+            return Ok(Served::Nothing { since });
+        }
+        change(&mut locked, news, |entry| {
+            (entry.state() == State::Mapped).then(|| entry.offered())
+        });
+        device.publish(&Table::around(&locked, news, granule))?;
+        change(&mut locked, news, |entry| {
+            (entry.state() == State::Offered).then(|| entry.live())
+        });
+        // Those for writing too: a fault on more than one chunk may have been raised for them.
+        locked.book_mut(Proof::new()).set_stamp(device.moment());
+        Ok(Served::New)
     }
 }
 
-/// The one entry that stands for the CPU pages of `unit`. HMM reports CPU pages,
-/// whatever the size of an entry.
-fn one_entry<E>(geometry: &Geometry, unit: &[Entry]) -> Result<Entry, FaultError<E>> {
-    let Some(&head) = unit.first() else {
-        return Ok(Entry::EMPTY);
-    };
-    if !head.is_valid() {
-        return Ok(Entry::EMPTY);
-    }
-    if head.order().0 < geometry.entry_order() {
-        return Err(FaultError::Fragmented);
-    }
-    Ok(head)
-}
-
-/// Faults `indices` in and returns with the lock held, every entry being valid, and as
-/// `need` wants it, for as long as the lock is held; a snapshot may have holes.
-///
-/// A range of one window ([`WINDOW_PAGES`](crate::WINDOW_PAGES)) is found for one
-/// sequence. A longer one is valid as a whole if all of its windows were found for the
-/// same sequence, that is still the notifier's under the lock that is returned, and no
-/// other fault has since merged less than is wanted. Otherwise it is done again. When
-/// invalidations keep coming, a snapshot gives up the entries that are not mapped for
-/// DMA, and is whole: a later fault finds them again. Anything else fails: who wants to
-/// get on among invalidations asks for a window at a time.
+/// Serves a fault on `slots` of one chunk, no more than one window: faulted in as `need` wants
+/// it, mapped, and published. A snapshot publishes what is there.
 ///
 /// `scratch` is private to the call and [`Geometry::scratch_len`] long.
 ///
 /// # Errors
 ///
-/// See [`FaultError`]; no entries at all are [`FaultError::Empty`]. Windows before the
-/// failing one may have been merged.
-pub fn fault<'h, H: Host>(
-    host: &'h H,
+/// See [`FaultError`].
+pub fn serve<C: FaultChunk>(
+    chunk: &C,
     geometry: &Geometry,
-    indices: Indices,
+    slots: Slots,
     need: Need,
-    scratch: &mut [Entry],
-) -> Result<H::Shared<'h>, FaultError<H::Error>> {
-    if indices.is_empty() {
+    scratch: &mut [HmmPfn],
+) -> Result<Served, FaultError<C::Error>> {
+    if slots.is_empty() {
         return Err(FaultError::Empty);
     }
-    for pass in 1..=PASSES {
-        let mut same = None;
-        let mut uniform = true;
-        for window in geometry.windows(indices) {
-            let is_last = window.indices.end() == indices.end();
-            let first = window.indices.first();
-            let (mut shared, sequence) = fault_window(host, geometry, window, need, scratch)?;
-            uniform &= *same.get_or_insert(sequence) == sequence;
-            if !is_last {
-                continue;
-            }
-            if uniform && meets(&shared, indices, need) {
-                return Ok(shared);
-            }
-            if need == Need::Snapshot && pass == PASSES {
-                withdraw_unmapped(&mut shared, Indices::new(indices.first().0..first.0));
-                return Ok(shared);
-            }
-        }
-    }
-    Err(FaultError::Busy)
-}
-
-/// Faults one window in and returns with the lock held.
-fn fault_window<'h, H: Host>(
-    host: &'h H,
-    geometry: &Geometry,
-    window: Window,
-    need: Need,
-    scratch: &mut [Entry],
-) -> Result<(H::Shared<'h>, Sequence), FaultError<H::Error>> {
     let mut busy = 0;
     for _ in 0..ATTEMPTS {
-        let snapshot = match Snapshot::take(host, geometry, window.clone(), need, scratch) {
+        let snapshot = match Snapshot::take(chunk, geometry, slots, need, scratch) {
             Ok(snapshot) => snapshot,
             Err(RangeError::Busy) => {
                 busy += 1;
                 if busy == BUSY_ATTEMPTS {
-                    break;
+                    return Err(FaultError::Busy);
                 }
                 continue;
             }
             Err(RangeError::Failed(error)) => return Err(FaultError::Host(error)),
         };
-        let mut shared = host.lock();
-        match snapshot.validate(&mut shared) {
-            Ok(valid) => {
-                let sequence = valid.merge(geometry)?;
-                return Ok((shared, sequence));
-            }
+        let ready = match snapshot.validate() {
+            Ok(valid) => valid.map(),
             Err(Stale) => continue,
+        };
+        match ready {
+            Ok(ready) => return ready.publish().map_err(FaultError::Publish),
+            Err(FaultError::Race) => continue,
+            Err(error) => return Err(error),
         }
     }
-    Err(FaultError::Busy)
-}
-
-/// Every entry is as `need` wants it.
-fn meets<S: Shared>(shared: &S, indices: Indices, need: Need) -> bool {
-    need == Need::Snapshot
-        || indices
-            .iter()
-            .all(|index| need.is_met_by(shared.entry(index)))
-}
-
-/// Forgets the entries that the device does not have.
-fn withdraw_unmapped<S: Shared>(shared: &mut S, indices: Indices) {
-    let proof = Proof::new();
-    for index in indices.iter() {
-        if shared.entry(index).state() == State::Present {
-            shared.store(index, Entry::EMPTY, &proof);
-        }
-    }
+    Err(FaultError::Race)
 }

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Addresses, entries and windows of one mirror.
+//! Addresses, entries, windows and chunks of one mirror.
 
 use core::ops::Range;
 
-/// The most CPU pages that one range fault fills, unless one entry is larger:
-/// 2 MiB of 4 KiB pages.
+use crate::HmmPfn;
+
+/// The most CPU pages that one range fault fills, unless one entry is larger: 2 MiB of 4 KiB
+/// pages.
 pub const WINDOW_PAGES: usize = 512;
+
+/// The fewest entries of a chunk, unless the mirror has fewer: what a device rewrites together
+/// ([`Device::GRANULE`](crate::Device::GRANULE)) must be of one chunk.
+pub const CHUNK_ENTRIES: usize = 16;
 
 /// A range of process addresses in bytes, the end exclusive.
 pub type Span = Range<usize>;
@@ -58,6 +64,57 @@ impl Indices {
     /// Every entry, in order.
     pub fn iter(self) -> impl Iterator<Item = Index> {
         (self.first..self.end).map(Index)
+    }
+}
+
+/// The number of a chunk in its mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkIndex(pub usize);
+
+/// Consecutive entries of one chunk, counted from its first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    first: u16,
+    end: u16,
+}
+
+impl Slots {
+    /// No slot.
+    pub const NONE: Self = Self { first: 0, end: 0 };
+
+    /// The slots `range`, or as many of them as a chunk can have.
+    pub fn new(range: Range<usize>) -> Self {
+        let clip = |slot| u16::try_from(slot).unwrap_or(u16::MAX);
+        let (first, end) = (clip(range.start), clip(range.end));
+        Self {
+            first,
+            end: end.max(first),
+        }
+    }
+
+    /// As a range, to index a chunk's entries with.
+    pub fn range(self) -> Range<usize> {
+        usize::from(self.first)..usize::from(self.end)
+    }
+
+    /// The first slot.
+    pub fn first(self) -> usize {
+        usize::from(self.first)
+    }
+
+    /// One past the last slot.
+    pub fn end(self) -> usize {
+        usize::from(self.end)
+    }
+
+    /// How many.
+    pub fn len(self) -> usize {
+        usize::from(self.end - self.first)
+    }
+
+    /// No slot at all.
+    pub const fn is_empty(self) -> bool {
+        self.first == self.end
     }
 }
 
@@ -189,12 +246,27 @@ impl Geometry {
         Some(Indices::new(first..end))
     }
 
-    /// CPU pages of the largest window of `indices`: the scratch that [`fault`]
-    /// wants.
-    ///
-    /// [`fault`]: crate::fault()
+    /// CPU pages of the largest window of `indices`: the scratch that a fault wants.
     pub fn scratch_len(&self, indices: Indices) -> usize {
         indices.len().min(self.window_entries()) * self.pages_per_entry()
+    }
+
+    /// The one page that stands for the CPU pages of an entry, which is all that HMM reports,
+    /// whatever the size of an entry; `None` if the memory is mapped in smaller pieces.
+    pub(crate) fn one_entry(&self, unit: &[HmmPfn]) -> Option<HmmPfn> {
+        let head = unit.first().copied().filter(|head| head.is_valid());
+        match head {
+            None => Some(HmmPfn::EMPTY),
+            Some(head) => (head.order().0 >= self.entry_order()).then_some(head),
+        }
+    }
+
+    /// The most entries of one chunk.
+    const fn chunk_entries(&self) -> usize {
+        match self.window_entries() {
+            few if few < CHUNK_ENTRIES => CHUNK_ENTRIES,
+            entries => entries,
+        }
     }
 
     /// The most entries of one window.
@@ -203,6 +275,49 @@ impl Geometry {
             0 => 1,
             entries => entries,
         }
+    }
+
+    /// How many chunks the mirror has at most.
+    pub const fn chunks(&self) -> usize {
+        self.indices().len().div_ceil(self.chunk_entries())
+    }
+
+    /// The entries of a chunk; the last one of a mirror may be shorter, and beyond it they are
+    /// none. Chunks are counted from the first entry, so that entries whose translations the
+    /// device rewrites together are of one chunk, wherever the mirror starts.
+    pub fn chunk(&self, at: ChunkIndex) -> Indices {
+        let all = self.indices();
+        let first = at.0.saturating_mul(self.chunk_entries()).min(all.end);
+        Indices::new(first..(first + self.chunk_entries()).min(all.end))
+    }
+
+    /// The addresses of entries of the mirror.
+    pub const fn span_of(&self, indices: Indices) -> Span {
+        self.start + (indices.first << self.entry_shift)
+            ..self.start + (indices.end << self.entry_shift)
+    }
+
+    /// The addresses of slots of a chunk.
+    pub fn span_of_slots(&self, at: ChunkIndex, slots: Slots) -> Span {
+        let first = self.chunk(at).first;
+        self.span_of(Indices::new(first + slots.first()..first + slots.end()))
+    }
+
+    /// `indices` cut at the borders of chunks, and into windows.
+    pub fn by_chunk(&self, indices: Indices) -> impl Iterator<Item = (ChunkIndex, Slots)> + '_ {
+        let mut next = indices.first;
+        core::iter::from_fn(move || {
+            if next >= indices.end {
+                return None;
+            }
+            let at = ChunkIndex(next / self.chunk_entries());
+            let chunk = self.chunk(at);
+            let end = indices.end.min(chunk.end);
+            let end = next + (end - next).min(self.window_entries());
+            let slots = Slots::new(next - chunk.first..end - chunk.first);
+            next = end;
+            (!slots.is_empty()).then_some((at, slots))
+        })
     }
 
     /// `indices` cut into windows. What fits into one is one, wherever it lies: only
@@ -214,10 +329,10 @@ impl Geometry {
                 return None;
             }
             let end = next + (indices.end - next).min(self.window_entries());
-            let address = |index| self.start + (index << self.entry_shift);
+            let indices = Indices::new(next..end);
             let window = Window {
-                span: address(next)..address(end),
-                indices: Indices::new(next..end),
+                span: self.span_of(indices),
+                indices,
             };
             next = end;
             Some(window)
@@ -290,6 +405,28 @@ mod tests {
         let g = Geometry::cover(0, 2 << 29, 16, 29).unwrap();
         assert_eq!(g.windows(g.indices()).count(), 2);
         assert_eq!(g.scratch_len(g.indices()), 8192);
+    }
+
+    #[test]
+    fn chunks_are_cut_from_the_first_entry_too() {
+        let g = Geometry::cover(0x1f_f000, 0x40_1000, PAGE, PAGE).unwrap();
+        assert_eq!(g.chunks(), 3);
+        assert_eq!(g.chunk(ChunkIndex(1)), Indices::new(512..1024));
+        assert_eq!(g.chunk(ChunkIndex(2)), Indices::new(1024..1025));
+        assert!(g.chunk(ChunkIndex(3)).is_empty());
+        assert!(g.chunk(ChunkIndex(usize::MAX)).is_empty());
+        let mut pieces = g.by_chunk(Indices::new(510..1025));
+        assert_eq!(pieces.next(), Some((ChunkIndex(0), Slots::new(510..512))));
+        assert_eq!(pieces.next(), Some((ChunkIndex(1), Slots::new(0..512))));
+        assert_eq!(pieces.next(), Some((ChunkIndex(2), Slots::new(0..1))));
+        assert_eq!(pieces.next(), None);
+        let huge = Geometry::cover(0, 17 << HUGE, PAGE, HUGE).unwrap();
+        assert_eq!((huge.chunks(), huge.chunk(ChunkIndex(1)).len()), (2, 1));
+        // A window of its own for each.
+        let mut pieces = huge.by_chunk(Indices::new(15..17));
+        assert_eq!(pieces.next(), Some((ChunkIndex(0), Slots::new(15..16))));
+        assert_eq!(pieces.next(), Some((ChunkIndex(1), Slots::new(0..1))));
+        assert_eq!(pieces.next(), None);
     }
 
     #[test]

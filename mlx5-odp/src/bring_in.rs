@@ -2,17 +2,10 @@
 
 //! One range of one region: faulted in, mapped, published.
 
-use core::num::NonZeroU64;
+use hmm_abi::{ChunkIndex, FaultError, Indices, MapError, Need, PublishError, Served, Slots};
 
 use crate::driver::{Driver, Intent};
-use crate::region::{Access, FaultError, LockedPages, PageState, Pressure, Region};
-use crate::{PageIndex, PageRun, PageShift, VaRange};
-
-/// Pages of 4 KiB faulted in and published under one hold of the region's lock, unless one page
-/// of the region is larger. A longer range takes several, so that an invalidation waits for one of
-/// them at most, and so that a fault gets on among invalidations elsewhere: the mirror can find no
-/// more than this at once.
-pub const WINDOW: u64 = 512;
+use crate::region::{MemoryError, Pressure, Region};
 
 /// How often a fault tries again in place before it goes back to the device, which will repeat
 /// the access and fault again. Bounded, for the MR cannot be destroyed meanwhile.
@@ -29,160 +22,205 @@ pub enum NotIn {
     Busy(Pressure),
 }
 
-/// Brings `range`, which must lie within the region's pages, in; returns how many pages of 4 KiB.
+/// What is known of who asks for pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What is to be done to them.
+    pub intent: Intent,
+    /// The number of the device's event ([`crate::EventQueue`]); `None` if the device has not
+    /// asked.
+    pub event: Option<u32>,
+}
+
+impl Asked {
+    /// By nobody but ourselves.
+    pub const fn by_nobody(intent: Intent) -> Self {
+        Self {
+            intent,
+            event: None,
+        }
+    }
+
+    /// Whether the device asked after `moment`. Event numbers wrap.
+    fn after(&self, moment: Option<u32>) -> bool {
+        match (self.event, moment) {
+            (Some(event), Some(moment)) => event.wrapping_sub(moment) <= u32::MAX / 2,
+            _ => false,
+        }
+    }
+}
+
+/// Pages that are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BroughtIn {
+    /// How many, of 4 KiB.
+    pub base_pages: u64,
+    /// The device could read all of them when it asked.
+    pub asked_again: bool,
+}
+
+/// Brings the entries `indices` of `region` in.
 ///
 /// # Errors
 ///
 /// [`NotIn`]. Windows before the one that failed stay published.
 pub fn bring_in<R: Region>(
     region: &R,
-    range: VaRange,
-    intent: Intent,
+    indices: Indices,
+    asked: Asked,
     driver: &impl Driver,
-) -> Result<u64, NotIn> {
+) -> Result<BroughtIn, NotIn> {
     let placement = region.placement();
-    let pages = placement.pages_of(range);
-    let mut next = pages.first;
-    let mut base_pages = 0;
-    let size = window_pages(placement.shift);
+    let mut asked_again = true;
+    let pages = placement.geometry.scratch_len(indices);
+    let mut scratch = region.scratch(pages).map_err(NotIn::Busy)?;
 
-    while next < pages.end() {
-        // Windows are aligned in the MR, so that concurrent faults agree on them.
-        let end = PageIndex((next.0 / size + 1) * size.get()).min(pages.end());
-        let window = PageRun::new(next, end);
-        for_access(region, window, intent, driver)?;
-        base_pages += window.count * placement.shift.base_pages();
-        next = end;
+    for (at, slots) in placement.geometry.by_chunk(indices) {
+        let mut window = Window {
+            region,
+            at,
+            slots,
+            driver,
+            scratch: &mut scratch,
+        };
+        asked_again &= window.bring_in(asked)?;
     }
-    Ok(base_pages)
-}
-
-/// Pages of a region in one window.
-fn window_pages(shift: PageShift) -> NonZeroU64 {
-    let pages = WINDOW.checked_div(shift.base_pages()).unwrap_or(0);
-    NonZeroU64::new(pages).unwrap_or(NonZeroU64::MIN)
-}
-
-/// Picks the access to ask for.
-///
-/// Write is asked for only when the device is known, or may be assumed, to write: otherwise a READ
-/// would break COW, dirty the page, and fail on read-only memory.
-fn for_access<R: Region>(
-    region: &R,
-    run: PageRun,
-    intent: Intent,
-    driver: &impl Driver,
-) -> Result<(), NotIn> {
-    let writable = region.placement().writable;
-
-    match intent {
-        // The MKey does not allow it; with read access the device would fault for ever.
-        Intent::Write if !writable => Err(NotIn::Invalid),
-        Intent::Write => match retrying(region, run, Access::Write, driver)? {
-            Brought::WriteRefused => Err(NotIn::Invalid),
-            Brought::New | Brought::HadRead => Ok(()),
-        },
-        Intent::Unknown if writable => match retrying(region, run, Access::Write, driver)? {
-            // Some page of the run is read-only: each is asked for on its own.
-            Brought::WriteRefused => run
-                .iter()
-                .try_for_each(|page| best_access(region, page, driver)),
-            Brought::New | Brought::HadRead => Ok(()),
-        },
-        Intent::Read | Intent::Unknown => match retrying(region, run, Access::Read, driver)? {
-            // The event says read, and read it had, again and again. Faults raised before the pages
-            // were published would have come to an end: so the event cannot be trusted.
-            Brought::HadRead if writable && driver.repeats(region.mkey(), run.first) => {
-                match retrying(region, run, Access::Write, driver)? {
-                    Brought::WriteRefused => Err(NotIn::Invalid),
-                    Brought::New | Brought::HadRead => Ok(()),
-                }
-            }
-            _ => Ok(()),
-        },
-    }
-}
-
-/// Write if it can be had, else read; but not for ever, if it is a write that is wanted.
-fn best_access<R: Region>(region: &R, page: PageIndex, driver: &impl Driver) -> Result<(), NotIn> {
-    let run = PageRun::new(page, PageIndex(page.0 + 1));
-
-    match retrying(region, run, Access::Write, driver)? {
-        Brought::New | Brought::HadRead => return Ok(()),
-        Brought::WriteRefused => {}
-    }
-    match retrying(region, run, Access::Read, driver)? {
-        Brought::HadRead if driver.repeats(region.mkey(), page) => Err(NotIn::Invalid),
-        _ => Ok(()),
-    }
-}
-
-/// What asking for an access led to.
-enum Brought {
-    /// The device has been told of pages, or of access, that it did not have.
-    New,
-    /// It had read access to all of them before, and has no more now.
-    HadRead,
-    /// Not brought in: at least one page is read-only.
-    WriteRefused,
-}
-
-/// Tries until something else than pressure comes back, or [`TRIES`] are used up.
-fn retrying<R: Region>(
-    region: &R,
-    run: PageRun,
-    access: Access,
-    driver: &impl Driver,
-) -> Result<Brought, NotIn> {
-    let mut attempt = 1;
-
-    loop {
-        match once(region, run, access) {
-            Ok(Brought::New) => {
-                driver.progressed(region.mkey(), run);
-                return Ok(Brought::New);
-            }
-            Ok(brought) => return Ok(brought),
-            Err(FaultError::WriteRefused) => return Ok(Brought::WriteRefused),
-            Err(FaultError::Invalid) => return Err(NotIn::Invalid),
-            Err(FaultError::Device) => return Err(NotIn::Device),
-            // The mirror has been patient, and its caller holds up the MR's destruction.
-            Err(FaultError::Again(Pressure::Held)) => return Err(NotIn::Busy(Pressure::Held)),
-            Err(FaultError::Again(why)) if attempt == TRIES => return Err(NotIn::Busy(why)),
-            Err(FaultError::Again(why)) => driver.back_off(why, attempt),
-        }
-        attempt += 1;
-    }
-}
-
-fn once<R: Region>(region: &R, run: PageRun, access: Access) -> Result<Brought, FaultError> {
-    let range = region.placement().va_of(run).ok_or(FaultError::Invalid)?;
-    let mut pages = region.fault_and_lock(range, access)?;
-
-    let had_read = run
-        .iter()
-        .all(|page| pages.state(page) == PageState::Mapped(Access::Read));
-    for page in run.iter() {
-        pages.map(page)?;
-    }
-    pages.publish(run)?;
-
-    Ok(if had_read {
-        Brought::HadRead
-    } else {
-        Brought::New
+    Ok(BroughtIn {
+        base_pages: placement.base_pages(indices.len()),
+        asked_again,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A part of one chunk, no more than one range fault takes.
+struct Window<'a, R: Region, D> {
+    region: &'a R,
+    at: ChunkIndex,
+    slots: Slots,
+    driver: &'a D,
+    scratch: &'a mut R::Scratch,
+}
 
-    #[test]
-    fn a_window_holds_two_megabytes_or_a_page() {
-        for (shift, pages) in [(12, 512), (16, 32), (21, 1), (30, 1)] {
-            let shift = PageShift::new(shift).unwrap();
-            assert_eq!(window_pages(shift).get(), pages);
+impl<R: Region, D: Driver> Window<'_, R, D> {
+    /// Picks the access to ask for. Returns whether the device could read it all when it asked.
+    ///
+    /// Write is asked for only when the device is known, or may be assumed, to write: otherwise a
+    /// READ would break COW, dirty the page, and fail on read-only memory. Where it is refused,
+    /// the pages are published as they are, each for writing if it can be written to.
+    fn bring_in(&mut self, asked: Asked) -> Result<bool, NotIn> {
+        let writable = self.region.placement().writable;
+        let served = match asked.intent {
+            // The MKey does not allow it; with read access the device would fault for ever.
+            Intent::Write if !writable => return Err(NotIn::Invalid),
+            Intent::Write => self.retrying(Need::Write)?,
+            Intent::Unknown if writable => match self.retrying(Need::Write)? {
+                None => self.retrying(Need::Read)?,
+                served => served,
+            },
+            Intent::Unknown | Intent::Read => self.retrying(Need::Read)?,
+        };
+        match served {
+            None => Err(NotIn::Invalid),
+            Some(Served::New) => Ok(false),
+            Some(Served::Nothing { since }) => Ok(writable && asked.after(since)),
         }
     }
+
+    /// Tries until something else than pressure comes back, or [`TRIES`] are used up. `None` if
+    /// writing is refused.
+    fn retrying(&mut self, need: Need) -> Result<Option<Served>, NotIn> {
+        for attempt in 1.. {
+            let why = match self.once(need) {
+                Ok(served) => return Ok(Some(served)),
+                Err(Failed::WriteRefused) => return Ok(None),
+                Err(Failed::Final(why)) => return Err(why),
+                Err(Failed::Again(why)) => why,
+            };
+            // The mirror has been patient, and its caller holds up the MR's destruction.
+            if why == Pressure::Held || attempt == TRIES {
+                return Err(NotIn::Busy(why));
+            }
+            self.driver.back_off(why, attempt);
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    fn once(&mut self, need: Need) -> Result<Served, Failed> {
+        let geometry = &self.region.placement().geometry;
+        let chunk = self.region.find_or_make(self.at)?;
+        let scratch = self.scratch.as_mut();
+        hmm_abi::serve(&chunk, geometry, self.slots, need, scratch).map_err(Failed::from)
+    }
+}
+
+/// Why one try failed.
+enum Failed {
+    WriteRefused,
+    Again(Pressure),
+    Final(NotIn),
+}
+
+impl From<MemoryError> for Failed {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::Invalid => Self::Final(NotIn::Invalid),
+            MemoryError::WriteRefused => Self::WriteRefused,
+            MemoryError::Again(why) => Self::Again(why),
+        }
+    }
+}
+
+impl From<FaultError<MemoryError>> for Failed {
+    fn from(error: FaultError<MemoryError>) -> Self {
+        match error {
+            FaultError::Host(error) => error.into(),
+            FaultError::Race => Self::Again(Pressure::Race),
+            FaultError::Busy => Self::Again(Pressure::Held),
+            FaultError::Map(MapError::Memory) | FaultError::Publish(PublishError::Again) => {
+                Self::Again(Pressure::Memory)
+            }
+            FaultError::Map(MapError::Unreachable)
+            | FaultError::Fragmented
+            | FaultError::Empty
+            | FaultError::Publish(PublishError::Gone) => Self::Final(NotIn::Invalid),
+            FaultError::Stuck | FaultError::Publish(PublishError::Failed) => {
+                Self::Final(NotIn::Device)
+            }
+        }
+    }
+}
+
+/// Publishes what is in memory of `indices` already; what cannot be had at once is left for the
+/// device to ask for. `occupied` says of slots of a chunk whether there is any.
+///
+/// # Errors
+///
+/// [`NotIn::Invalid`] for memory in smaller pieces than the region's entries, [`NotIn::Device`] if
+/// the device did not take translations, [`NotIn::Busy`] for want of memory.
+pub fn bring_in_present<R: Region>(
+    region: &R,
+    indices: Indices,
+    mut occupied: impl FnMut(ChunkIndex, Slots) -> bool,
+) -> Result<(), NotIn> {
+    let geometry = &region.placement().geometry;
+    let pages = geometry.scratch_len(indices);
+    let mut scratch = region.scratch(pages).map_err(NotIn::Busy)?;
+
+    for (at, slots) in geometry.by_chunk(indices) {
+        if !occupied(at, slots) {
+            continue;
+        }
+        let result = region
+            .find_or_make(at)
+            .map_err(FaultError::Host)
+            .and_then(|chunk| {
+                hmm_abi::serve(&chunk, geometry, slots, Need::Snapshot, scratch.as_mut())
+            });
+        match result {
+            // It never will be as large as the entries.
+            Err(FaultError::Fragmented) => return Err(NotIn::Invalid),
+            Err(FaultError::Publish(PublishError::Failed)) => return Err(NotIn::Device),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,6 @@ use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultError, PageFaultResume, WqeFault};
 
 use crate::region::{Pressure, Region};
-use crate::{PageIndex, PageRun};
 
 /// What the device is known to want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +138,6 @@ pub trait Driver {
 
     /// Counts a fault that went back to the device for it to ask again.
     fn gave_back(&self, why: Pressure);
-
-    /// Notes that the device faulted on a page although it had read access to it before, and
-    /// says whether that has gone on for longer than faults raised before that can explain: what
-    /// [`crate::Repeats`] knows.
-    fn repeats(&self, mkey: Mkey, page: PageIndex) -> bool;
-
-    /// The device has been given what it did not have of `pages`: what was noted of them says
-    /// nothing any more.
-    fn progressed(&self, mkey: Mkey, pages: PageRun);
 
     /// Tells the administrator.
     fn report(&self, report: Report);

@@ -8,6 +8,15 @@ use firmware_cmds::Eqe;
 /// do: an EQ has so many to spare (`MLX5_NUM_SPARE_EQE`).
 pub const SPARE: u32 = 0x80;
 
+/// An event with its number: how many came before it. Wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The entry.
+    pub eqe: Eqe,
+    /// The number.
+    pub number: u32,
+}
+
 /// A page-fault EQ, locked, possibly in interrupt context: no method sleeps.
 pub trait EventQueue {
     /// Memory for one event to be served later.
@@ -20,7 +29,10 @@ pub trait EventQueue {
     fn slot(&mut self) -> Option<Self::Slot>;
 
     /// Has `event` served outside of interrupt context, concurrently with others.
-    fn dispatch(&mut self, slot: Self::Slot, event: Eqe);
+    fn dispatch(&mut self, slot: Self::Slot, event: Event);
+
+    /// The number of the next event: how many were consumed since the queue was made. Wraps.
+    fn consumed(&self) -> u32;
 
     /// Has [`drain`] called again, outside of interrupt context, when there is memory.
     fn drain_later(&mut self);
@@ -33,12 +45,13 @@ pub trait EventQueue {
 pub fn drain(queue: &mut impl EventQueue) {
     let mut done = 0;
 
-    while let Some(event) = queue.peek(done) {
+    while let Some(eqe) = queue.peek(done) {
+        let number = queue.consumed().wrapping_add(done);
         let Some(slot) = queue.slot() else {
             queue.drain_later();
             break;
         };
-        queue.dispatch(slot, event);
+        queue.dispatch(slot, Event { eqe, number });
         done += 1;
         if done == SPARE {
             queue.consume(done, false);
@@ -47,4 +60,15 @@ pub fn drain(queue: &mut impl EventQueue) {
     }
     // Armed in any case: an event that comes now must not go unnoticed.
     queue.consume(done, true);
+}
+
+/// The number of the first event that the device has not written yet: what it writes from now on
+/// has this number or a later one ([`hmm_abi::Device::moment`]). An event that was raised before
+/// a UMR completed was written before its completion.
+pub fn moment(queue: &impl EventQueue) -> u32 {
+    let mut written = 0;
+    while queue.peek(written).is_some() {
+        written += 1;
+    }
+    queue.consumed().wrapping_add(written)
 }

@@ -8,29 +8,33 @@ mod wqe;
 
 use firmware_cmds::{Iova, Mkey, PageFault, PageFaultError};
 
-use crate::bring_in::{bring_in, NotIn};
+use hmm_abi::Indices;
+
+use crate::bring_in::{bring_in, Asked, NotIn};
 use crate::driver::{Driver, Intent, NoRegion, Report};
 use crate::region::Region;
 use crate::stall::Stall;
-use crate::VaRange;
 
-/// Serves one event. Sleeps for as long as bringing the pages in takes.
+/// Serves one event, by its number ([`crate::Event`]). Sleeps for as long as bringing the pages in takes.
 ///
 /// When it returns the access has been resumed, exactly once; unless another event of the same
 /// access follows, its queue is gone, or the event is of a kind whose token nobody knows where to
 /// find. It was resumed with error only if it is not valid, or if the
 /// device could not be told of the pages; a race or pressure that outlasts the tries goes back to
 /// the device, which repeats the access.
-pub fn serve<D: Driver>(driver: &D, event: Result<PageFault, PageFaultError>) {
+pub fn serve<D: Driver>(driver: &D, event: Result<PageFault, PageFaultError>, number: u32) {
     match event {
         Ok(PageFault::Memory(fault)) => {
-            memory::serve(driver, &fault, Stall::new(driver, fault.fault_token()));
+            let stall = Stall::new(driver, fault.fault_token());
+            memory::serve(driver, &fault, number, stall);
         }
         Ok(PageFault::Rdma(fault)) => {
-            rdma::serve(driver, &fault, Stall::new(driver, fault.fault_token()));
+            let stall = Stall::new(driver, fault.fault_token());
+            rdma::serve(driver, &fault, number, stall);
         }
         Ok(PageFault::Wqe(fault)) => {
-            wqe::serve(driver, &fault, Stall::new(driver, fault.fault_token()));
+            let stall = Stall::new(driver, fault.fault_token());
+            wqe::serve(driver, &fault, number, stall);
         }
         Err(error) => {
             driver.report(Report::Event(error));
@@ -53,17 +57,41 @@ fn answer<D: Driver>(driver: &D, stall: Stall<'_, D>, outcome: Result<(), NotIn>
     }
 }
 
-/// Brings in `range` of `region` because the device demanded it.
+/// Brings in all that event `number` demands: `pass` does, for a device that wants what it is told,
+/// and returns whether the device could read all of it when it asked ([`BroughtIn`]).
+///
+/// If it could, it wants to write, whatever its event says. Only what was demanded together says
+/// so: one page that was missing explains the fault, in whichever chunk or region it is. Events
+/// that were raised before the pages were there, by any number of QPs, come to an end.
+fn demand_all(
+    number: u32,
+    intent: Intent,
+    mut pass: impl FnMut(Asked) -> Result<bool, NotIn>,
+) -> Result<(), NotIn> {
+    let asked = Asked {
+        intent,
+        event: Some(number),
+    };
+    if pass(asked)? && intent != Intent::Write {
+        pass(Asked::by_nobody(Intent::Write))?;
+    }
+    Ok(())
+}
+
+/// Brings in `indices` of `region` because the device demanded it; a second pass for the same
+/// event is not counted. Returns whether the device could read all of them when it asked.
 fn demand<D: Driver>(
     driver: &D,
     region: &impl Region,
-    range: VaRange,
-    intent: Intent,
-) -> Result<(), NotIn> {
-    match bring_in(region, range, intent, driver) {
-        Ok(base_pages) => {
-            region.count_fault(base_pages);
-            Ok(())
+    indices: Indices,
+    asked: Asked,
+) -> Result<bool, NotIn> {
+    match bring_in(region, indices, asked, driver) {
+        Ok(brought_in) => {
+            if asked.event.is_some() {
+                region.count_fault(brought_in.base_pages);
+            }
+            Ok(brought_in.asked_again)
         }
         Err(error) => {
             if error == NotIn::Device {
@@ -84,21 +112,21 @@ fn demand_of_key<D: Driver>(
     mkey: Mkey,
     at: Iova,
     bytes: u64,
-    intent: Intent,
-) -> Result<(), NotIn> {
+    asked: Asked,
+) -> Result<bool, NotIn> {
     let region = match driver.region(mkey) {
         Ok(region) => region,
-        Err(NoRegion::NotOdp) => return Ok(()),
+        Err(NoRegion::NotOdp) => return Ok(true),
         Err(NoRegion::Stale) => return Err(NotIn::Invalid),
         Err(NoRegion::Unsupported(what)) => {
             driver.report(Report::Unsupported(what));
             return Err(NotIn::Invalid);
         }
     };
-    let range = region
+    let indices = region
         .placement()
         .exactly(at, bytes)
         .ok_or(NotIn::Invalid)?;
 
-    demand(driver, &region, range, intent)
+    demand(driver, &region, indices, asked)
 }

@@ -1,96 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! What the fault path needs of a memory region: its pages brought in and held still.
+//! What the fault path needs of a memory region: a mirror with a key.
 
 use firmware_cmds::Mkey;
-use hmm_abi::{Entry, State};
+use hmm_abi::{FaultChunk, HmmPfn, Store};
 
-use crate::{PageIndex, PageRun, Placement, VaRange};
-
-/// What the device may do through a translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
-    /// Gather: SEND, the source of WRITE and READ.
-    Read,
-    /// Scatter and atomics.
-    Write,
-}
-
-/// What is known of one page of an MR while its lock is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageState {
-    /// Not known: no fault asked for it, or an invalidation took it.
-    Absent,
-    /// The mirror knows the page; it is not mapped for DMA, so the device cannot have it.
-    Present,
-    /// Mapped for DMA; the device has, or is about to be given, a translation.
-    Mapped(Access),
-    /// Mapped for DMA, and its translation is being taken back.
-    Leaving,
-    /// Taken by the kernel, but the device did not confirm that its translation is gone.
-    Stuck,
-}
-
-impl From<Entry> for PageState {
-    fn from(entry: Entry) -> Self {
-        match entry.state() {
-            State::Empty => Self::Absent,
-            State::Present => Self::Present,
-            State::Mapped { writable: true } => Self::Mapped(Access::Write),
-            State::Mapped { writable: false } => Self::Mapped(Access::Read),
-            State::Leaving => Self::Leaving,
-            State::Stuck => Self::Stuck,
-        }
-    }
-}
+use crate::Placement;
 
 /// Why no progress was possible for now. Never an error of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pressure {
-    /// An invalidation of the same range is running (`-EAGAIN`).
+    /// An invalidation of the same range is running.
     Race,
-    /// One has been running for longer than the mirror waits (`-EBUSY`).
+    /// One has been running for longer than the mirror waits, or somebody holds the process's
+    /// memory map.
     Held,
-    /// No memory (`-ENOMEM`).
+    /// No memory.
     Memory,
 }
 
-/// Why a range was not brought in.
+/// Why the memory of a region could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultError {
+pub enum MemoryError {
     /// The access is not valid and will not become so: no mapping there, `PROT_NONE`, the process
-    /// is gone, the MR is no longer usable (`-EFAULT`, `-EINVAL`).
+    /// is gone (`-EFAULT`, `-EINVAL`).
     Invalid,
-    /// [`Access::Write`] was asked and the mapping is read-only (`-EPERM`).
+    /// Write was asked for and the mapping is read-only (`-EPERM`).
     WriteRefused,
-    /// The device could not be told of the pages.
-    Device,
     /// Worth another try.
     Again(Pressure),
 }
 
 /// A user memory region with an MKey, kept alive by the value.
-pub trait Region {
-    /// See [`Region::fault_and_lock`].
-    type Pages<'a>: LockedPages
-    where
-        Self: 'a;
+pub trait Region: Store<Chunk: FaultChunk<Error = MemoryError>> {
+    /// See [`Region::scratch`].
+    type Scratch: AsMut<[HmmPfn]>;
 
     /// The region's key.
     fn mkey(&self) -> Mkey;
 
     /// Where the region lies; constant during its life.
-    fn placement(&self) -> Placement;
+    fn placement(&self) -> &Placement;
 
-    /// Faults `range` in with `access` and returns with the region locked against invalidation,
-    /// all pages of `range` at least [`PageState::Present`] and, for [`Access::Write`], writable:
-    /// never a part of it.
+    /// Room for what a range fault finds for so many CPU pages.
     ///
     /// # Errors
     ///
-    /// As [`FaultError`] says; the region is not locked then.
-    fn fault_and_lock(&self, range: VaRange, access: Access)
-        -> Result<Self::Pages<'_>, FaultError>;
+    /// [`Pressure::Memory`].
+    fn scratch(&self, pages: usize) -> Result<Self::Scratch, Pressure>;
 
     /// Adds to the region's statistics: one handled fault that brought in `base_pages` pages of
     /// 4 KiB (`page_faults`, `page_faults_handled`).
@@ -98,27 +55,4 @@ pub trait Region {
 
     /// Adds pages of 4 KiB that nobody demanded to the statistics (`page_prefetch`).
     fn count_prefetch(&self, base_pages: u64);
-}
-
-/// Pages of a region while no invalidation can touch them; the drop unlocks.
-pub trait LockedPages {
-    /// The state of a page of the locked range.
-    fn state(&self, page: PageIndex) -> PageState;
-
-    /// Maps a page that is [`PageState::Present`] for DMA, which makes it
-    /// [`PageState::Mapped`]; does nothing to one that is mapped already.
-    ///
-    /// # Errors
-    ///
-    /// [`FaultError::Again`] for want of memory, [`FaultError::Invalid`] for a page that this
-    /// device cannot reach.
-    fn map(&mut self, page: PageIndex) -> Result<(), FaultError>;
-
-    /// Writes the translations of `run` to the device and waits until it has them.
-    ///
-    /// # Errors
-    ///
-    /// [`FaultError::Again`] or [`FaultError::Device`]; the device may then have none, some or
-    /// all of them.
-    fn publish(&mut self, run: PageRun) -> Result<(), FaultError>;
 }

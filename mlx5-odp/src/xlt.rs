@@ -3,40 +3,42 @@
 //! The translation table (XLT) as a UMR carries it.
 //!
 //! A UMR writes MTTs in blocks of [`UMR_BLOCK`], so every update and every zap covers neighbours
-//! that nobody asked for. Here they keep what the driver last told the device: an entry is the
-//! page's state and nothing else, however often and for whatever reason it is written.
+//! that nobody asked for. They keep what the driver last told the device: an MTT is made of its
+//! entry's state and of nothing else ([`hmm_abi::Table`]).
 
-use firmware_cmds::{DmaAddr, Mtt, MttAccess};
-
-use crate::{Access, PageIndex, PageState};
+use firmware_cmds::{DmaAddr, Mtt, MttAccess, Wire};
+use hmm_abi::{LockedChunk, Table, Translation};
 
 /// MTTs in the unit in which a UMR writes: 64 bytes (`MLX5_UMR_MTT_NUM_ENTRIES_ALIGNMENT`).
-pub const UMR_BLOCK: u64 = 8;
+pub const UMR_BLOCK: usize = 8;
 
-/// The pages of a locked region, as the table shows them.
-pub trait Table {
-    /// The state of a page.
-    fn state(&self, page: PageIndex) -> PageState;
+/// Bytes of an MTT.
+pub const MTT_LEN: usize = Mtt::LEN;
 
-    /// The bus address of a page that is [`PageState::Mapped`].
-    fn dma_addr(&self, page: PageIndex) -> Option<DmaAddr>;
-}
-
-/// The MTT of `page`, from its state and nothing else: the same however often and for whatever
-/// reason it is written.
+/// Fills `out` with the MTTs of `table`, from the start, and with MTTs that are not present behind
+/// them up to a whole block. Returns how many, or `None` if `out` is too short.
 ///
 /// The C leaves entries of absent pages alone, and since `umr.c` reuses its buffer for tables of
 /// more than 512 MiB, absent pages there inherit the translations of other pages.
-pub fn entry(table: &impl Table, page: PageIndex) -> Mtt {
-    let access = match table.state(page) {
-        PageState::Mapped(Access::Read) => MttAccess::READ,
-        PageState::Mapped(Access::Write) => MttAccess::READ_WRITE,
-        PageState::Absent | PageState::Present | PageState::Leaving | PageState::Stuck => {
-            return Mtt::NOT_PRESENT
-        }
+pub fn fill<L: LockedChunk>(table: &Table<'_, L>, out: &mut [[u8; MTT_LEN]]) -> Option<usize> {
+    let len = table.len().next_multiple_of(UMR_BLOCK);
+    let (used, padding) = out.get_mut(..len)?.split_at_mut(table.len());
+    for (bytes, translation) in used.iter_mut().zip(table.translations()) {
+        // Cannot fail: the length is the right one.
+        let _ = mtt(translation).emit(bytes);
+    }
+    padding.fill([0; MTT_LEN]);
+    Some(len)
+}
+
+/// The MTT of a translation.
+fn mtt(translation: Option<Translation>) -> Mtt {
+    let Some(Translation { address, write }) = translation else {
+        return Mtt::NOT_PRESENT;
     };
-    table
-        .dma_addr(page)
-        .and_then(|addr| Mtt::new(addr, access).ok())
-        .unwrap_or(Mtt::NOT_PRESENT)
+    let access = match write {
+        true => MttAccess::READ_WRITE,
+        false => MttAccess::READ,
+    };
+    Mtt::new(DmaAddr::new(address), access).unwrap_or(Mtt::NOT_PRESENT)
 }

@@ -1,375 +1,322 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! A model of a process's memory, its interval notifier and a device.
+//! A process that changes its memory, a device that accesses it, and the mirror between them.
 //!
-//! Every lock, and every place where the kernel could be preempted, is a point
-//! where the scheduler may run somebody else. Frames are never used twice: a frame
-//! that was freed is an error for whoever still reaches it.
+//! Every lock of the mirror and of the notifiers, and every place where the kernel could be
+//! preempted, is a point where the scheduler may run somebody else.
 
-use std::collections::BTreeMap;
+pub(crate) mod chunk;
+pub(crate) mod device;
+pub(crate) mod memory;
+pub(crate) mod notifier;
+pub(crate) mod process;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hmm_abi::{
-    Entry, Geometry, Host, Index, Need, Order, Pfn, Proof, RangeError, Sequence, Shared, Span,
-    State as PageState,
+    release, serve, Chunk, ChunkIndex, Device, FaultError, Geometry, HmmPfn, Indices, LockedChunk,
+    MapError, Need, PublishError, Store,
 };
 use shuttle::rand::{thread_rng, Rng};
-use shuttle::sync::{Condvar, Mutex, MutexGuard};
-use shuttle::thread;
+use shuttle::sync::{Arc, Mutex, RwLock};
+use shuttle::thread::{self, ThreadId};
+
+use chunk::Ref;
+use device::{Bus, Nic};
+use memory::Memory;
+use notifier::{Interval, Notifiers, Pages};
 
 /// What a run may do wrong, on purpose.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sabotage {
-    /// The driver does not look whether an invalidation has come.
+    /// Not to look whether an invalidation has come.
     pub(crate) skip_retry_check: bool,
-    /// The driver does not record an invalidation.
+    /// Not to record an invalidation.
     pub(crate) skip_set_sequence: bool,
-    /// The driver does not zap the first entry of a run.
+    /// Of each zap, not to take the first translation back.
     pub(crate) skip_one_zap: bool,
-    /// The driver leaves the entries alone while nothing is mapped for DMA. Not a
-    /// fault: the C driver of mlx5 does so.
-    pub(crate) lazy_invalidate: bool,
+    /// Not to wait for a zap.
+    pub(crate) settle_without_waiting: bool,
+    /// Not to call the second pass.
+    pub(crate) skip_finish: bool,
+    /// To take no reference on what the device keeps.
+    pub(crate) skip_hold: bool,
+    /// A notifier that is inserted during an invalidation does not count as concerned.
+    pub(crate) insert_as_if_quiet: bool,
+    /// The removal of a notifier returns while its callbacks still run.
+    pub(crate) remove_without_waiting: bool,
+    /// To free chunks that somebody holds.
+    pub(crate) reap_held: bool,
+    /// The device takes updates after it was cut off.
+    pub(crate) update_after_cut_off: bool,
 }
 
+/// How often, of 100, something fails.
 #[derive(Clone, Copy, Default)]
-struct Frame {
-    freed: bool,
-    dirty: bool,
-    written_by_device: bool,
-    references: usize,
+pub(crate) struct Failures {
+    pub(crate) zap: u32,
+    pub(crate) cut_off: u32,
+    pub(crate) publish: u32,
+    pub(crate) map: u32,
+    pub(crate) busy: u32,
+    /// An invalidation has to do all in one pass.
+    pub(crate) one_pass: u32,
 }
 
-/// The process: which frame is at which entry, and the notifier.
+/// What each thread is in the middle of: locks held, and whether it is in a callback.
 #[derive(Default)]
-struct Process {
-    /// By entry: frame and write permission.
-    pages: BTreeMap<usize, (usize, bool)>,
-    frames: Vec<Frame>,
-    /// `mmu_notifier_subscriptions::invalidate_seq`: odd while invalidating.
-    sequence: usize,
-    active_invalidations: usize,
-}
+pub(crate) struct Threads(std::sync::Mutex<HashMap<ThreadId, (usize, bool)>>);
 
-impl Process {
-    fn new_frame(&mut self) -> usize {
-        self.frames.push(Frame::default());
-        self.frames.len() - 1
+impl Threads {
+    fn change<T>(&self, change: impl FnOnce(&mut (usize, bool)) -> T) -> T {
+        let id = thread::current().id();
+        change(self.0.lock().unwrap().entry(id).or_default())
     }
 
-    fn free(&mut self, frame: usize) {
-        let frame = &mut self.frames[frame];
-        assert!(
-            !frame.written_by_device || frame.dirty || frame.references > 0,
-            "a page that the device wrote to is freed clean"
-        );
-        frame.freed = frame.references == 0;
+    fn lock(&self) {
+        self.change(|thread| thread.0 += 1);
+    }
+
+    fn unlock(&self) {
+        self.change(|thread| thread.0 -= 1);
+    }
+
+    fn check_unlocked(&self) {
+        let locks = self.change(|thread| thread.0);
+        assert_eq!(locks, 0, "a lock is held");
+    }
+
+    /// Returns what it was.
+    fn enter_callback(&self, inside: bool) -> bool {
+        self.change(|thread| std::mem::replace(&mut thread.1, inside))
+    }
+
+    fn check_may_allocate(&self) {
+        let inside = self.change(|thread| thread.1);
+        assert!(!inside, "an invalidation allocates");
     }
 }
 
-/// What the lock protects.
-pub(crate) struct State {
-    entries: Vec<Entry>,
-    sequence: usize,
-    /// Entries mapped for DMA, as the driver counts them.
-    pub(crate) npages: usize,
-}
-
-/// A mirror of a model process, and the device behind it.
-pub(crate) struct Model {
+/// What all chunks have in common.
+pub(crate) struct Parts {
     pub(crate) geometry: Geometry,
     sabotage: Sabotage,
-    process: Mutex<Process>,
-    quiet: Condvar,
-    state: Mutex<State>,
-    /// The device's translations: by entry, frame and write permission.
-    translations: Mutex<BTreeMap<usize, (usize, bool)>>,
+    failures: Failures,
+    threads: Arc<Threads>,
+    pub(crate) notifiers: Notifiers,
+    pub(crate) memory: Arc<Memory>,
+    bus: Arc<Bus>,
+    pub(crate) nic: Nic,
+    pub(crate) invalidated: AtomicUsize,
+    pub(crate) not_zapped: AtomicUsize,
 }
 
-/// The locked state.
-pub(crate) struct Locked<'m> {
-    model: &'m Model,
-    pub(crate) state: MutexGuard<'m, State>,
+/// A mirror and all around it.
+pub(crate) struct World {
+    pub(crate) parts: Arc<Parts>,
+    index: Mutex<BTreeMap<ChunkIndex, Arc<Ref>>>,
+    /// Whether the mirror is at its end; faults go on while it is held for reading.
+    closed: RwLock<bool>,
+    pub(crate) served: AtomicUsize,
+    pub(crate) reaped: AtomicUsize,
+    released: AtomicBool,
 }
 
-impl Model {
-    pub(crate) fn new(geometry: Geometry, sabotage: Sabotage) -> Self {
-        Self {
+/// Why a fault came to nothing.
+pub(crate) type Refused = Option<FaultError<()>>;
+
+impl World {
+    pub(crate) fn new(geometry: Geometry, sabotage: Sabotage, failures: Failures) -> Self {
+        let entries = geometry.indices().len();
+        let (threads, memory, bus) = (Arc::default(), Arc::default(), Arc::default());
+        let parts = Parts {
             geometry,
             sabotage,
-            process: Mutex::new(Process {
-                sequence: 2,
-                ..Process::default()
-            }),
-            quiet: Condvar::new(),
-            state: Mutex::new(State {
-                entries: vec![Entry::EMPTY; geometry.indices().len()],
-                sequence: 0,
-                npages: 0,
-            }),
-            translations: Mutex::new(BTreeMap::new()),
-        }
-    }
-
-    fn pages_per_entry_order(&self) -> Order {
-        Order(self.geometry.pages_per_entry().trailing_zeros())
-    }
-
-    /// A fault by the device: fault in, map, tell the device, unlock. True if it succeeds.
-    pub(crate) fn device_fault(&self, span: &Span, need: Need) -> bool {
-        let indices = self.geometry.touched(span);
-        let mut scratch = vec![Entry::EMPTY; self.geometry.scratch_len(indices)];
-        let Ok(mut shared) = hmm_abi::fault(self, &self.geometry, indices, need, &mut scratch)
-        else {
-            return false;
+            failures,
+            threads: Arc::clone(&threads),
+            notifiers: Notifiers::new(sabotage, entries),
+            memory: Arc::clone(&memory),
+            bus: Arc::clone(&bus),
+            nic: Nic::new(entries, failures, sabotage, threads, memory, bus),
+            invalidated: AtomicUsize::new(0),
+            not_zapped: AtomicUsize::new(0),
         };
-        thread::yield_now();
-        for index in indices.iter() {
-            let entry = shared.entry(index);
-            assert!(need.is_met_by(entry), "returned without what was asked for");
-            if !entry.is_valid() {
-                continue;
-            }
-            let translation = (self.frame_of(entry), entry.is_writable());
-            (self.translations.lock().unwrap()).insert(index.0, translation);
-            if !entry.is_dma_mapped() {
-                shared.state.entries[index.0] = Entry::from_bits(entry.bits() | Entry::DMA_MAPPED);
-                shared.state.npages += 1;
-            }
-        }
-        true
-    }
-
-    fn frame_of(&self, entry: Entry) -> usize {
-        entry.pfn().0 / self.geometry.pages_per_entry()
-    }
-
-    /// `munmap` of a range: notifier, page table, notifier, pages freed.
-    pub(crate) fn unmap_range(&self, span: &Span, zap: &Zap) {
-        self.invalidate(span, zap);
-        let mut process = self.process.lock().unwrap();
-        let gone: Vec<_> = (self.geometry.touched(span).iter())
-            .filter_map(|index| process.pages.remove(&index.0))
-            .collect();
-        self.end_invalidation(&mut process);
-        drop(process);
-        thread::yield_now();
-        let mut process = self.process.lock().unwrap();
-        for (frame, _) in gone {
-            process.free(frame);
+        Self {
+            parts: Arc::new(parts),
+            index: Mutex::default(),
+            closed: RwLock::new(false),
+            served: AtomicUsize::new(0),
+            reaped: AtomicUsize::new(0),
+            released: AtomicBool::new(false),
         }
     }
 
-    /// `mprotect` to read-only, as fork does it too: translations are taken back, the
-    /// pages stay.
-    pub(crate) fn write_protect(&self, span: &Span, zap: &Zap) {
-        self.invalidate(span, zap);
-        let mut process = self.process.lock().unwrap();
-        for index in self.geometry.touched(span).iter() {
-            if let Some(page) = process.pages.get_mut(&index.0) {
-                page.1 = false;
+    /// Serves a fault on `pages`; `Err(None)` if the mirror is at its end.
+    pub(crate) fn fault(&self, pages: &Pages, need: Need) -> Result<(), Refused> {
+        let closed = self.closed.read().unwrap();
+        if *closed {
+            return Err(None);
+        }
+        let geometry = &self.parts.geometry;
+        let indices = Indices::new(pages.clone());
+        let mut scratch = vec![HmmPfn::EMPTY; geometry.scratch_len(indices)];
+        for (at, slots) in geometry.by_chunk(indices) {
+            let chunk = self.find_or_make(at).map_err(|()| None)?;
+            let first = geometry.chunk(at).first().0;
+            let log = |slot| self.parts.notifiers.activity(first + slot);
+            let before: Vec<_> = slots.range().map(log).collect();
+            let result = serve(&chunk, geometry, slots, need, &mut scratch);
+            self.check_error(result.err());
+            result.map_err(Some)?;
+            self.served.fetch_add(1, Ordering::Relaxed);
+            // What was served is served.
+            for (slot, before) in slots.range().zip(before) {
+                let at = first + slot;
+                if need != Need::Snapshot && !self.parts.nic.access(at, need == Need::Write) {
+                    let disturbed = before.1 || log(slot) != before;
+                    let gone = self.parts.nic.is_gone();
+                    assert!(
+                        disturbed || gone,
+                        "the device does not have what was served"
+                    );
+                }
             }
         }
-        self.end_invalidation(&mut process);
+        drop(closed);
+        Ok(())
     }
 
-    fn invalidate(&self, span: &Span, zap: &Zap) {
-        let mut process = self.process.lock().unwrap();
-        process.active_invalidations += 1;
-        process.sequence |= 1;
-        let sequence = process.sequence;
-        drop(process);
-        self.callback(span, sequence, zap);
-        thread::yield_now();
-    }
-
-    /// The notifier's callback, as a driver writes it.
-    fn callback(&self, span: &Span, sequence: usize, zap: &Zap) {
-        let mut shared = self.lock();
-        if !self.sabotage.skip_set_sequence {
-            shared.state.sequence = sequence;
+    fn check_error(&self, error: Option<FaultError<()>>) {
+        let failures = &self.parts.failures;
+        match error {
+            None | Some(FaultError::Race) => {}
+            Some(FaultError::Busy) => {}
+            Some(FaultError::Stuck) => assert!(failures.cut_off > 0),
+            Some(FaultError::Map(MapError::Memory | MapError::Unreachable)) => {
+                assert!(failures.map > 0);
+            }
+            Some(FaultError::Publish(PublishError::Gone)) => assert!(self.parts.nic.is_gone()),
+            Some(FaultError::Publish(_)) => {
+                assert!(failures.publish > 0 || self.parts.nic.is_gone());
+            }
+            Some(error) => panic!("{error:?}"),
         }
-        if self.sabotage.lazy_invalidate && shared.state.npages == 0 {
+    }
+
+    /// An access by the device, and faults until it is done or refused.
+    pub(crate) fn access(&self, pages: &Pages, write: bool) {
+        let need = if write { Need::Write } else { Need::Read };
+        for _ in 0..4 {
+            thread::yield_now();
+            if pages.clone().all(|page| self.parts.nic.access(page, write)) {
+                return;
+            }
+            if let Err(None) = self.fault(pages, need) {
+                return;
+            }
+        }
+    }
+
+    /// Frees chunks that are idle.
+    pub(crate) fn reap(&self) {
+        let closed = self.closed.read().unwrap();
+        let mut index = self.index.lock().unwrap();
+        let idle = index.iter().find_map(|(&at, chunk)| {
+            let held = chunk.area.holders.load(Ordering::Relaxed) > 0;
+            if *closed || (held && !self.parts.sabotage.reap_held) {
+                return None;
+            }
+            let locked = chunk.try_lock()?;
+            locked.book().is_idle().then_some(at)
+        });
+        let chunk = idle.and_then(|at| index.remove(&at));
+        drop(index);
+        let Some(chunk) = chunk else { return };
+        self.unsubscribe(&chunk);
+        chunk.area.free();
+        self.reaped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn unsubscribe(&self, chunk: &Arc<Ref>) {
+        self.parts.threads.check_unlocked();
+        let interval: Arc<dyn Interval> = Arc::<Ref>::clone(chunk);
+        self.parts.notifiers.remove(&interval);
+    }
+
+    /// The end of the mirror, once.
+    pub(crate) fn deregister(&self) {
+        if self.released.swap(true, Ordering::Relaxed) {
             return;
         }
-        let indices = self.geometry.touched(span);
-        let live = |index: &Index| matches!(shared.entry(*index).state(), PageState::Mapped { .. });
-        let mapped: Vec<_> = indices.iter().filter(live).collect();
-        if !zap.take_back(self, &mapped) {
-            for index in mapped {
-                let entry = shared.entry(index);
-                let frame = self.frame_of(entry);
-                self.process.lock().unwrap().frames[frame].references += 1;
-                shared.state.entries[index.0] = entry.stuck();
-                shared.state.npages -= 1;
-            }
+        // The device is told first; who is in the middle of a fault notices.
+        let _ = self.parts.nic.cut_off();
+        *self.closed.write().unwrap() = true;
+        let chunks = std::mem::take(&mut *self.index.lock().unwrap());
+        for chunk in chunks.values() {
+            self.unsubscribe(chunk);
         }
-        let unmapped = hmm_abi::unmap(&mut shared, indices, &());
-        shared.state.npages -= unmapped;
-    }
-
-    fn end_invalidation(&self, process: &mut Process) {
-        process.active_invalidations -= 1;
-        if process.active_invalidations == 0 {
-            process.sequence += 1;
-        }
-        self.quiet.notify_all();
-    }
-
-    /// `mmu_interval_read_begin`: waits while an invalidation is under way.
-    fn read_begin(&self) -> usize {
-        let seen = self.state.lock().unwrap().sequence;
-        let mut process = self.process.lock().unwrap();
-        while process.sequence == seen {
-            process = self.quiet.wait(process).unwrap();
-        }
-        seen
-    }
-
-    /// The device uses a translation: reading and using it is one step, as it is for
-    /// a device that waits in `take_back` for its own accesses.
-    pub(crate) fn device_access(&self, index: usize, write: bool) {
-        let translations = self.translations.lock().unwrap();
-        let Some(&(frame, writable)) = translations.get(&index) else {
-            return;
-        };
-        let mut process = self.process.lock().unwrap();
-        let frame = &mut process.frames[frame];
-        assert!(!frame.freed, "the device reached a page that was freed");
-        frame.written_by_device |= write && writable;
-    }
-
-    /// What must hold when nobody is at work.
-    pub(crate) fn check_at_rest(&self) {
-        let state = self.state.lock().unwrap();
-        let translations = self.translations.lock().unwrap();
-        let process = self.process.lock().unwrap();
-        let mut mapped = 0;
-        for (index, entry) in state.entries.iter().enumerate() {
-            let live = entry.is_valid() && entry.is_dma_mapped();
-            if live {
-                mapped += 1;
-                let page = process.pages.get(&index).map(|page| page.0);
-                assert_eq!(page, Some(self.frame_of(*entry)));
-            }
+        for chunk in chunks.values() {
+            let failed = release(&**chunk).is_err();
+            let locked = chunk.lock();
             assert!(
-                live || entry.state() == PageState::Stuck || !translations.contains_key(&index),
-                "the device has a translation that nobody knows of"
+                locked.book().mapped() == 0 || failed,
+                "what is released is not mapped"
             );
         }
-        assert_eq!(state.npages, mapped, "every mapped page counts once");
+        // The device is reset.
+        self.parts.nic.healthy.store(true, Ordering::Relaxed);
+        for chunk in chunks.values() {
+            assert!(release(&**chunk).is_ok());
+            chunk.area.free();
+        }
     }
 
-    /// The device is gone: nothing may be left.
-    pub(crate) fn tear_down(&self) {
-        self.translations.lock().unwrap().clear();
-        let mut shared = self.lock();
-        let unmapped = hmm_abi::release(&mut shared, &self.geometry, &());
-        shared.state.npages -= unmapped;
-        assert_eq!(shared.state.npages, 0);
-        assert!(shared.state.entries.iter().all(|&e| e == Entry::EMPTY));
-        drop(shared);
-        let process = self.process.lock().unwrap();
-        assert!(process.frames.iter().all(|frame| frame.references == 0));
+    /// After [`deregister`](Self::deregister), with nobody at work: nothing is left of it.
+    pub(crate) fn check_at_end(&self) {
+        self.parts.notifiers.check_empty();
+        self.parts.bus.check_empty();
+        self.parts.nic.check_at_end();
+        self.parts.memory.check_at_end();
+        assert!(self.index.lock().unwrap().is_empty());
     }
 }
 
-impl Host for Model {
-    type Error = ();
-    type Shared<'h> = Locked<'h>;
-
-    fn lock(&self) -> Locked<'_> {
-        Locked {
-            model: self,
-            state: self.state.lock().unwrap(),
-        }
-    }
-
-    fn range_fault(
-        &self,
-        span: &Span,
-        need: Need,
-        found: &mut [Entry],
-    ) -> Result<Sequence, RangeError<()>> {
-        let sequence = self.read_begin();
-        let per_entry = self.geometry.pages_per_entry();
-        assert_eq!(found.len(), self.geometry.touched(span).len() * per_entry);
-        for (index, unit) in self
-            .geometry
-            .touched(span)
-            .iter()
-            .zip(found.chunks_mut(per_entry))
-        {
-            thread::yield_now();
-            let mut process = self.process.lock().unwrap();
-            let page = process.pages.get(&index.0).copied();
-            let (frame, writable) = match (page, need) {
-                (None, Need::Snapshot) => continue,
-                (Some((frame, false)), Need::Write) => (frame, true),
-                (Some(page), _) => page,
-                (None, _) => (process.new_frame(), need == Need::Write),
-            };
-            process.pages.insert(index.0, (frame, writable));
-            for (i, entry) in unit.iter_mut().enumerate() {
-                let pfn = Pfn(frame * per_entry + i);
-                *entry = Entry::present(pfn, writable, self.pages_per_entry_order());
-            }
-        }
-        if thread_rng().gen_bool(0.05) {
-            return Err(RangeError::Busy);
-        }
-        Ok(Sequence(sequence))
+impl Parts {
+    fn chance(&self, percent: u32) -> bool {
+        percent > 0 && thread_rng().gen_range(0..100) < percent
     }
 }
 
-impl Shared for Locked<'_> {
-    type LetGo = ();
+impl Store for World {
+    type Chunk = Ref;
 
-    fn read_retry(&self, sequence: Sequence) -> bool {
-        !self.model.sabotage.skip_retry_check && self.state.sequence != sequence.0
+    fn find(&self, at: ChunkIndex) -> Option<Ref> {
+        self.index
+            .lock()
+            .unwrap()
+            .get(&at)
+            .map(|chunk| chunk.hold())
     }
 
-    fn entry(&self, index: Index) -> Entry {
-        self.state.entries[index.0]
-    }
-
-    fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
-        self.state.entries[index.0] = entry;
-    }
-
-    fn dma_unmap(&mut self, index: Index, (): &()) {
-        let entry = &mut self.state.entries[index.0];
-        assert!(entry.is_valid() && entry.is_dma_mapped());
-        *entry = Entry::from_bits(entry.bits() & !Entry::DMA_MAPPED);
-    }
-
-    fn set_dirty(&mut self, index: Index, (): &()) {
-        let frame = self.model.frame_of(self.entry(index));
-        self.model.process.lock().unwrap().frames[frame].dirty = true;
-    }
-
-    fn unhold(&mut self, index: Index, (): &()) {
-        let frame = self.model.frame_of(self.entry(index));
-        self.model.process.lock().unwrap().frames[frame].references -= 1;
-    }
-}
-
-/// The device's side of an invalidation.
-#[derive(Clone, Copy)]
-pub(crate) struct Zap {
-    /// How often, of 100, the device does not let go.
-    pub(crate) fails: u32,
-}
-
-impl Zap {
-    fn take_back(self, model: &Model, mapped: &[Index]) -> bool {
-        thread::yield_now();
-        if thread_rng().gen_range(0..100) < self.fails {
-            return false;
+    fn find_or_make(&self, at: ChunkIndex) -> Result<Ref, ()> {
+        if let Some(chunk) = self.find(at) {
+            return Ok(chunk);
         }
-        let skipped = usize::from(model.sabotage.skip_one_zap);
-        let mut translations = model.translations.lock().unwrap();
-        for index in mapped.iter().skip(skipped) {
-            translations.remove(&index.0);
+        self.parts.threads.check_may_allocate();
+        let indices = self.parts.geometry.chunk(at);
+        let pages = indices.first().0..indices.end().0;
+        let chunk = Arc::new(Ref::new(Arc::clone(&self.parts), pages));
+        self.parts.notifiers.insert(Arc::<Ref>::clone(&chunk));
+        let mut index = self.index.lock().unwrap();
+        if let Some(first) = index.get(&at).map(|chunk| chunk.hold()) {
+            drop(index);
+            self.unsubscribe(&chunk);
+            chunk.area.free();
+            return Ok(first);
         }
-        true
+        let found = chunk.hold();
+        index.insert(at, chunk);
+        Ok(found)
     }
 }

@@ -4,21 +4,21 @@
 
 use firmware_cmds::MemoryFault;
 
-use super::{answer, demand};
-use crate::bring_in::NotIn;
+use super::{answer, demand, demand_all};
+use crate::bring_in::{Asked, NotIn};
 use crate::driver::{Driver, Intent, NoRegion, Report};
 use crate::region::Region;
 use crate::stall::Stall;
 
-pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, stall: Stall<'_, D>) {
-    match (bring_in_window(driver, fault), fault.last) {
+pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, number: u32, stall: Stall<'_, D>) {
+    match (bring_in_window(driver, fault, number), fault.last) {
         // On success only the last event of an access is answered.
         (Ok(()) | Err(NotIn::Busy(_)), false) => stall.forget(),
         (outcome, _) => answer(driver, stall, outcome),
     }
 }
 
-fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault) -> Result<(), NotIn> {
+fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault, number: u32) -> Result<(), NotIn> {
     let region = match driver.region(fault.mkey) {
         Ok(region) => region,
         // Unlike in the transport scheme the key is the one that faulted, so it must be ours.
@@ -42,11 +42,16 @@ fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault) -> Result<(), Not
 
     // What surrounds the demanded pages is a suggestion, and may fail. It is asked for as one, with
     // the access of most of its pages: what is special about a page is for its own fault to find.
-    let access = Intent::of(placement.writable);
+    let around = Asked {
+        intent: Intent::of(placement.writable),
+        event: Some(number),
+    };
     match window {
-        Some(window) if window != demanded && demand(driver, &region, window, access).is_ok() => {
+        Some(window) if window != demanded && demand(driver, &region, window, around).is_ok() => {
             Ok(())
         }
-        _ => demand(driver, &region, demanded, Intent::Unknown),
+        _ => demand_all(number, Intent::Unknown, |asked| {
+            demand(driver, &region, demanded, asked)
+        }),
     }
 }

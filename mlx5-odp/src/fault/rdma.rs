@@ -4,8 +4,8 @@
 
 use firmware_cmds::RdmaFault;
 
-use super::{answer, demand_of_key};
-use crate::bring_in::bring_in;
+use super::{answer, demand_all, demand_of_key};
+use crate::bring_in::{bring_in, Asked};
 use crate::driver::{Driver, Intent};
 use crate::region::Region;
 use crate::stall::Stall;
@@ -13,7 +13,7 @@ use crate::stall::Stall;
 /// At most so many bytes are brought in that nobody has asked for yet.
 const MAX_PREFETCH: u32 = 4 << 20;
 
-pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, stall: Stall<'_, D>) {
+pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall: Stall<'_, D>) {
     let intent = Intent::of(fault.fault_type.is_write());
     let Some(at) = fault.rdma_va.checked_add(u64::from(fault.bytes_committed)) else {
         return stall.fail();
@@ -32,17 +32,20 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, stall: Stall<'_, D
 
     let outcome = match bytes {
         0 => Ok(()),
-        bytes => demand_of_key(driver, fault.r_key, at, u64::from(bytes), intent),
+        bytes => demand_all(number, intent, |asked| {
+            demand_of_key(driver, fault.r_key, at, u64::from(bytes), asked)
+        }),
     };
     answer(driver, stall, outcome);
 
     if outcome.is_ok() && prefetch != 0 {
         // Nobody waits for this; if it cannot be had, the device will ask for it.
         if let Ok(region) = driver.region(fault.r_key) {
-            let range = region.placement().exactly(at, u64::from(prefetch));
-            let pages = range.map(|range| bring_in(&region, range, intent, driver));
-            if let Some(Ok(base_pages)) = pages {
-                region.count_prefetch(base_pages);
+            let indices = region.placement().exactly(at, u64::from(prefetch));
+            let asked = Asked::by_nobody(intent);
+            let pages = indices.map(|indices| bring_in(&region, indices, asked, driver));
+            if let Some(Ok(brought_in)) = pages {
+                region.count_prefetch(brought_in.base_pages);
             }
         }
     }

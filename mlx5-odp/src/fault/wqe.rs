@@ -8,13 +8,13 @@
 use firmware_cmds::wqe::{DataSeg, RecvSges, SendWqe, Sge};
 use firmware_cmds::{Error, WqeFault, WqeFaultKind};
 
-use super::{answer, demand_of_key};
-use crate::bring_in::NotIn;
+use super::{answer, demand_all, demand_of_key};
+use crate::bring_in::{Asked, NotIn};
 use crate::driver::{Driver, Intent, NoWqe, Queue, Report, Unsupported};
 use crate::region::Pressure;
 use crate::stall::Stall;
 
-pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, stall: Stall<'_, D>) {
+pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, number: u32, stall: Stall<'_, D>) {
     if fault.kind == WqeFaultKind::SharedReceive {
         driver.report(Report::Unsupported(Unsupported::SharedReceiveQueue));
         return stall.fail();
@@ -24,16 +24,21 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, stall: Stall<'_, D>
         return stall.forget();
     };
     let outcome = if fault.kind.is_send_queue() {
-        bring_in_send(driver, fault, &queue)
+        bring_in_send(driver, fault, number, &queue)
     } else {
-        bring_in_receive(driver, fault, &queue)
+        bring_in_receive(driver, fault, number, &queue)
     };
     answer(driver, stall, outcome);
     // Not before the answer is out: the number in it must still be this queue's.
     drop(queue);
 }
 
-fn bring_in_send<D: Driver>(driver: &D, fault: &WqeFault, queue: &impl Queue) -> Result<(), NotIn> {
+fn bring_in_send<D: Driver>(
+    driver: &D,
+    fault: &WqeFault,
+    number: u32,
+    queue: &impl Queue,
+) -> Result<(), NotIn> {
     let Some(transport) = queue.transport() else {
         driver.report(Report::Unsupported(Unsupported::Transport));
         return Err(NotIn::Invalid);
@@ -41,22 +46,25 @@ fn bring_in_send<D: Driver>(driver: &D, fault: &WqeFault, queue: &impl Queue) ->
     let bytes = queue.read_send(fault.wqe_index).map_err(unread)?;
     let wqe = SendWqe::parse(bytes.as_ref(), transport).map_err(|e| malformed(driver, e))?;
 
-    let mut walk = Walk::new(driver, fault);
-    for segment in wqe.sges() {
-        match segment.map_err(|e| malformed(driver, e))? {
-            Sge::Data(data) => walk.data(&data)?,
-            Sge::Inline(bytes) => {
-                // CAST: widens.
-                walk.skip(bytes.len() as u64);
+    demand_all(number, Intent::of(fault.kind.is_write()), |asked| {
+        let mut walk = Walk::new(driver, fault, asked);
+        for segment in wqe.sges() {
+            match segment.map_err(|e| malformed(driver, e))? {
+                Sge::Data(data) => walk.data(&data)?,
+                Sge::Inline(bytes) => {
+                    // CAST: widens.
+                    walk.skip(bytes.len() as u64);
+                }
             }
         }
-    }
-    walk.end()
+        walk.end()
+    })
 }
 
 fn bring_in_receive<D: Driver>(
     driver: &D,
     fault: &WqeFault,
+    number: u32,
     queue: &impl Queue,
 ) -> Result<(), NotIn> {
     if queue.receive_signature() {
@@ -65,11 +73,13 @@ fn bring_in_receive<D: Driver>(
     }
     let bytes = queue.read_receive(fault.wqe_index).map_err(unread)?;
 
-    let mut walk = Walk::new(driver, fault);
-    for data in RecvSges::new(bytes.as_ref(), driver.end_of_list()) {
-        walk.data(&data.map_err(|e| malformed(driver, e))?)?;
-    }
-    walk.end()
+    demand_all(number, Intent::of(fault.kind.is_write()), |asked| {
+        let mut walk = Walk::new(driver, fault, asked);
+        for data in RecvSges::new(bytes.as_ref(), driver.end_of_list()) {
+            walk.data(&data.map_err(|e| malformed(driver, e))?)?;
+        }
+        walk.end()
+    })
 }
 
 fn unread(error: NoWqe) -> NotIn {
@@ -87,19 +97,22 @@ fn malformed<D: Driver>(driver: &D, error: Error) -> NotIn {
 /// The segments of one WQE, in order.
 struct Walk<'a, D> {
     driver: &'a D,
-    intent: Intent,
+    asked: Asked,
     /// Bytes at the front that are done and need no page any more.
     committed: u64,
     empty: bool,
+    /// The device could read all of it when it asked.
+    asked_again: bool,
 }
 
 impl<'a, D: Driver> Walk<'a, D> {
-    fn new(driver: &'a D, fault: &WqeFault) -> Self {
+    fn new(driver: &'a D, fault: &WqeFault, asked: Asked) -> Self {
         Self {
             driver,
-            intent: Intent::of(fault.kind.is_write()),
+            asked,
             committed: u64::from(fault.bytes_committed),
             empty: true,
+            asked_again: true,
         }
     }
 
@@ -118,14 +131,15 @@ impl<'a, D: Driver> Walk<'a, D> {
             return Ok(());
         }
         let at = data.addr.checked_add(done).ok_or(NotIn::Invalid)?;
-        demand_of_key(self.driver, data.lkey, at, bytes - done, self.intent)
+        self.asked_again &= demand_of_key(self.driver, data.lkey, at, bytes - done, self.asked)?;
+        Ok(())
     }
 
     /// A WQE without a segment cannot have stalled on one.
-    fn end(self) -> Result<(), NotIn> {
+    fn end(self) -> Result<bool, NotIn> {
         if self.empty {
             return Err(NotIn::Invalid);
         }
-        Ok(())
+        Ok(self.asked_again)
     }
 }

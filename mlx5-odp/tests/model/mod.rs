@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! A model of a process's memory and of a device, small enough to be obviously right.
+//! A model of a process's memory and of a device, small enough to be obviously right, and a driver
+//! between the two whose regions are mirrors of hmm-abi.
 //!
-//! The process has pages that are read-only, writable or not mapped; a touched page gets a frame,
-//! an invalidation frees it. The device has a translation table per key, and complains when it
-//! reaches a frame that was freed. Everything is behind one lock, and every operation is a point
-//! at which another thread of the simulation may run ([`schedule`]).
+//! - [`memory`]: the process's page table and its frames. A frame is never used twice.
+//! - [`device`]: the translation tables, which updates change in blocks, and the event queue.
+//! - [`chunk`]: a chunk of a mirror; its notifier.
+//! - [`driver`]: regions, queues, and what the fault path asks of the driver.
+//!
+//! All of the state is behind one lock ([`world::World`]), and each time it is taken another
+//! thread of a simulation may run first.
 
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod chunk;
+pub(crate) mod device;
 pub(crate) mod driver;
-pub(crate) mod schedule;
+pub(crate) mod eq;
+pub(crate) mod memory;
+pub(crate) mod queue;
 pub(crate) mod world;
 
 pub(crate) use driver::Model;
-pub(crate) use world::Protection;
+pub(crate) use memory::Protection;

@@ -1,107 +1,57 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The state of the model: memory, regions, device.
+//! All there is, behind one lock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use firmware_cmds::{DmaAddr, Mkey, MttAccess, PageFaultResume};
-use hmm_abi::{Entry, Pfn};
-use mlx5_odp::{PageIndex, Placement, Report};
+use firmware_cmds::PageFaultResume;
+use hmm_abi::{finish, PublishError, Started};
+use mlx5_odp::{MemoryError, Report};
 
-/// A page frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Frame(pub(crate) u64);
+use super::chunk::{Area, Ref};
+use super::device::Nic;
+use super::memory::{Memory, Pages};
 
-impl Frame {
-    /// Its bus address.
-    pub(crate) fn dma(self) -> DmaAddr {
-        DmaAddr::new(0x1_0000_0000 + self.0 * 4096)
-    }
-
-    /// The frame of an entry.
-    pub(crate) fn of(entry: Entry) -> Self {
-        Self(u64::try_from(entry.pfn().0).unwrap())
-    }
-
-    /// Its number, for an entry.
-    pub(crate) fn pfn(self) -> Pfn {
-        Pfn(usize::try_from(self.0).unwrap())
-    }
-
-    /// The frame at a bus address.
-    pub(crate) fn at(addr: DmaAddr) -> Self {
-        Self((addr.get() - 0x1_0000_0000) / 4096)
-    }
+/// What a range fault comes to, other than success.
+#[derive(Clone, Copy)]
+pub(crate) enum Walk {
+    Busy,
+    Failed(MemoryError),
+    /// An invalidation of something else comes right after it.
+    Stale,
 }
 
-/// What the process may do with a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protection {
-    /// `PROT_NONE`, or nothing mapped.
-    None,
-    /// `PROT_READ`.
-    Read,
-    /// `PROT_READ | PROT_WRITE`.
-    Write,
-}
-
-/// A registered region.
-pub(crate) struct Mr {
-    pub(crate) placement: Placement,
-    pub(crate) locked: bool,
-    /// Users of the key.
-    pub(crate) refs: u32,
-    /// Found by [`mlx5_odp::Driver::region`].
-    pub(crate) known: bool,
-    pub(crate) revoked: bool,
-    /// The notifier's sequence.
-    pub(crate) sequence: usize,
-    /// Invalidations running.
-    pub(crate) invalidating: u32,
-    /// The mirror, by page.
-    pub(crate) entries: Vec<Entry>,
-    /// Pages mapped for DMA, counted as the C ABI's `npages` is.
-    pub(crate) mapped: i64,
-    pub(crate) faults: u64,
-    pub(crate) faults_handled: u64,
-    pub(crate) prefetched: u64,
-}
-
-/// Faults that the model produces on purpose.
+/// What goes wrong, on purpose.
 #[derive(Default)]
 pub(crate) struct Trouble {
-    /// Results of the next range faults, before any real one.
-    pub(crate) faults: VecDeque<mlx5_odp::FaultError>,
-    /// Results of the next table updates.
-    pub(crate) publishes: VecDeque<mlx5_odp::FaultError>,
+    /// Of the next range faults.
+    pub(crate) walks: VecDeque<Walk>,
+    /// Of the next publications.
+    pub(crate) publishes: VecDeque<PublishError>,
     /// The next zaps fail (true) or not.
     pub(crate) zaps: VecDeque<bool>,
+    /// Chunks cannot be made so many times.
+    pub(crate) chunks: usize,
+    /// There is no scratch.
+    pub(crate) scratch: bool,
     /// Revocations fail.
     pub(crate) revoke: bool,
     /// The driver does not check the sequence.
     pub(crate) no_retry_check: bool,
-    /// The number of a zap that is skipped.
-    pub(crate) skip_zap: Option<u64>,
-    /// Something else of the region is invalidated before every range fault.
-    pub(crate) restless: bool,
+    /// The device does nothing for a zap.
+    pub(crate) skip_zaps: bool,
+    /// Moments lie long before.
+    pub(crate) early_moments: bool,
 }
 
-/// All there is.
 #[derive(Default)]
-pub(crate) struct World {
-    /// Protection by page number of the address space.
-    pub(crate) protection: BTreeMap<u64, Protection>,
-    /// Present pages.
-    pub(crate) present: BTreeMap<u64, Frame>,
-    pub(crate) dirty: BTreeSet<Frame>,
-    pub(crate) freed: BTreeSet<Frame>,
-    /// Frames with a reference, which are not freed with their page.
-    pub(crate) held: BTreeSet<Frame>,
-    pub(crate) next_frame: u64,
-    pub(crate) mrs: BTreeMap<u32, Mr>,
-    /// The device's tables.
-    pub(crate) tables: BTreeMap<(u32, PageIndex), (DmaAddr, MttAccess)>,
-    pub(crate) enabled: BTreeSet<u32>,
+pub(crate) struct State {
+    pub(crate) memory: Memory,
+    pub(crate) nic: Nic,
+    /// Invalidations between start and end, by number.
+    pub(crate) running: Vec<(usize, Pages)>,
+    last_invalidation: usize,
     pub(crate) resumes: Vec<PageFaultResume>,
     pub(crate) queues_held: u32,
     /// As it was when the last access was resumed.
@@ -109,57 +59,109 @@ pub(crate) struct World {
     pub(crate) reports: Vec<Report>,
     pub(crate) backoffs: u32,
     pub(crate) gave_back: u32,
-    pub(crate) updates: u64,
-    pub(crate) zaps: u64,
-    pub(crate) clock: u64,
-    pub(crate) writes_asked: u64,
-    pub(crate) violations: Vec<String>,
+    /// Range faults.
+    pub(crate) walks: usize,
+    /// Those that asked for write.
+    pub(crate) writes_asked: usize,
     pub(crate) trouble: Trouble,
 }
 
+fn overlap(one: &Pages, other: &Pages) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+impl State {
+    /// The number of an invalidation that begins, or of one that nobody hears of.
+    pub(crate) fn next_invalidation(&mut self) -> usize {
+        self.last_invalidation += 1;
+        self.last_invalidation
+    }
+
+    /// Whether any of `pages` is being invalidated.
+    pub(crate) fn is_invalidating(&self, pages: &Pages) -> bool {
+        self.running.iter().any(|(_, other)| overlap(other, pages))
+    }
+}
+
+/// The state, its lock, and who wants to hear of invalidations.
+pub(crate) struct World {
+    step: fn(),
+    state: Mutex<State>,
+    subscribed: Mutex<Vec<Weak<Area>>>,
+}
+
 impl World {
-    /// Gives the process `pages` pages from page number `first`.
-    pub(crate) fn mmap(&mut self, first: u64, pages: u64, protection: Protection) {
-        for page in first..first + pages {
-            self.protection.insert(page, protection);
+    /// `step` lets another thread run.
+    pub(crate) fn new(step: fn()) -> Self {
+        Self {
+            step,
+            state: Mutex::default(),
+            subscribed: Mutex::default(),
         }
     }
 
-    /// What a CPU's or HMM's fault does. `None` if the access is not allowed.
-    pub(crate) fn touch(&mut self, page: u64) -> Frame {
-        let next = &mut self.next_frame;
-        *self.present.entry(page).or_insert_with(|| {
-            *next += 1;
-            Frame(*next)
-        })
+    /// Another thread may run.
+    pub(crate) fn step(&self) {
+        (self.step)();
     }
 
-    /// Takes a page from the process; its frame becomes free unless somebody holds it.
-    pub(crate) fn free(&mut self, page: u64) {
-        if let Some(frame) = self.present.remove(&page) {
-            if !self.held.contains(&frame) {
-                self.freed.insert(frame);
+    /// Another thread may run, then the state.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.step();
+        self.at_once()
+    }
+
+    /// The state, in the same step.
+    pub(crate) fn at_once(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// `mmu_interval_notifier_insert`.
+    pub(crate) fn subscribe(&self, area: &Arc<Area>) {
+        self.subscribed.lock().unwrap().push(Arc::downgrade(area));
+    }
+
+    /// `mmu_interval_notifier_remove`: no callback runs any more when it returns.
+    pub(crate) fn unsubscribe(&self, area: &Arc<Area>) {
+        let other = |weak: &Weak<Area>| !std::ptr::eq(weak.as_ptr(), Arc::as_ptr(area));
+        self.subscribed.lock().unwrap().retain(other);
+        while self.state().is_invalidating(&area.pages) {}
+    }
+
+    /// What the kernel does to take `pages` away, and then to the pages. `finish` says whether
+    /// there is a second pass.
+    pub(crate) fn invalidate(
+        &self,
+        pages: &Pages,
+        two_passes: bool,
+        then: impl FnOnce(&mut Memory),
+    ) {
+        let number = {
+            let mut state = self.state();
+            let number = state.next_invalidation();
+            // From here on faults of the range wait.
+            state.running.push((number, pages.clone()));
+            number
+        };
+        let concerned: Vec<_> = {
+            let subscribed = self.subscribed.lock().unwrap();
+            let alive = subscribed.iter().filter_map(Weak::upgrade);
+            alive.filter(|area| overlap(&area.pages, pages)).collect()
+        };
+        let mut second_pass = Vec::new();
+        for area in concerned {
+            let chunk = Ref(area);
+            match chunk.invalidate(pages, number, two_passes) {
+                Started::Pending => second_pass.push(chunk),
+                Started::Done => {}
+                Started::WouldBlock => panic!("it may sleep"),
             }
         }
-    }
-
-    pub(crate) fn mr(&mut self, mkey: Mkey) -> &mut Mr {
-        self.mrs.get_mut(&mkey.get()).expect("an MR")
-    }
-
-    /// The device accesses a page. False if it must fault.
-    pub(crate) fn device_access(&mut self, mkey: Mkey, page: PageIndex, write: bool) -> bool {
-        let Some((addr, access)) = self.tables.get(&(mkey.get(), page)).copied() else {
-            return false;
-        };
-        if !(if write { access.write } else { access.read }) {
-            return false;
+        for chunk in second_pass {
+            finish(&chunk);
         }
-        if self.freed.contains(&Frame::at(addr)) {
-            self.violations.push(format!(
-                "DMA to a freed frame: {mkey:?} {page:?} write {write}"
-            ));
-        }
-        true
+        then(&mut self.state().memory);
+        let end = |(other, _): &(usize, Pages)| *other != number;
+        self.state().running.retain(end);
     }
 }

@@ -4,9 +4,10 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 
+use hmm_abi::whole::{self, fault, FaultError, Host, Proof, PASSES};
 use hmm_abi::{
-    fault, Entry, FaultError, Geometry, Host, Index, Indices, Need, Order, Pfn, Proof, RangeError,
-    Sequence, Shared, Span, ATTEMPTS, BUSY_ATTEMPTS, PASSES, WINDOW_PAGES,
+    Geometry, HmmPfn, Index, Indices, Need, Order, Pfn, RangeError, Sequence, Span, ATTEMPTS,
+    BUSY_ATTEMPTS, WINDOW_PAGES,
 };
 
 const PAGE: u32 = 12;
@@ -27,6 +28,10 @@ enum Script {
     Before,
     /// The range fault fails.
     Refused,
+    /// The range fault of the last window fails.
+    RefusedAtLast,
+    /// The host waits in vain for the last window.
+    BusyAtLast,
 }
 
 struct Scripted {
@@ -34,12 +39,17 @@ struct Scripted {
     order: Order,
     faults: Cell<u32>,
     sequence: Cell<usize>,
-    entries: RefCell<Vec<Entry>>,
+    entries: RefCell<Vec<HmmPfn>>,
 }
 
 struct Locked<'h> {
     host: &'h Scripted,
-    entries: RefMut<'h, Vec<Entry>>,
+    entries: RefMut<'h, Vec<HmmPfn>>,
+}
+
+/// The entry of a page that the driver has mapped for DMA.
+fn dma_mapped(pfn: usize) -> HmmPfn {
+    HmmPfn::from_bits(HmmPfn::present(Pfn(pfn), true, Order(0)).bits() | HmmPfn::DMA_MAPPED)
 }
 
 impl Scripted {
@@ -49,7 +59,7 @@ impl Scripted {
             order: Order(0),
             faults: Cell::new(0),
             sequence: Cell::new(0),
-            entries: RefCell::new(vec![Entry::EMPTY; PAGES]),
+            entries: RefCell::new(vec![HmmPfn::EMPTY; PAGES]),
         }
     }
 
@@ -69,10 +79,10 @@ impl Scripted {
         geometry: &Geometry,
         indices: Indices,
     ) -> Result<(), FaultError<&'static str>> {
-        let mut scratch = vec![Entry::EMPTY; geometry.scratch_len(indices)];
-        let shared = fault(self, geometry, indices, need, &mut scratch)?;
+        let mut scratch = vec![HmmPfn::EMPTY; geometry.scratch_len(indices)];
+        let locked = fault(self, geometry, indices, need, &mut scratch)?;
         assert!(self.entries.try_borrow().is_err(), "the lock is held");
-        drop(shared);
+        drop(locked);
         Ok(())
     }
 
@@ -84,7 +94,7 @@ impl Scripted {
 
 impl Host for Scripted {
     type Error = &'static str;
-    type Shared<'h> = Locked<'h>;
+    type Locked<'h> = Locked<'h>;
 
     fn lock(&self) -> Locked<'_> {
         Locked {
@@ -97,7 +107,7 @@ impl Host for Scripted {
         &self,
         span: &Span,
         _: Need,
-        found: &mut [Entry],
+        found: &mut [HmmPfn],
     ) -> Result<Sequence, RangeError<&'static str>> {
         self.faults.set(self.faults.get() + 1);
         if self.script == Script::Before {
@@ -105,31 +115,34 @@ impl Host for Scripted {
         }
         let sequence = Sequence(self.sequence.get());
         for (page, entry) in found.iter_mut().enumerate() {
-            assert_eq!(*entry, Entry::EMPTY, "the scratch comes in empty");
-            *entry = Entry::present(Pfn((span.start >> PAGE) + page), true, self.order);
+            assert_eq!(*entry, HmmPfn::EMPTY, "the scratch comes in empty");
+            *entry = HmmPfn::present(Pfn((span.start >> PAGE) + page), true, self.order);
         }
+        let is_last = span.end == PAGES << PAGE;
         match self.script {
+            Script::RefusedAtLast if is_last => return Err(RangeError::Failed("refused")),
+            Script::BusyAtLast if is_last => return Err(RangeError::Busy),
             Script::Busy => return Err(RangeError::Busy),
             Script::Refused => return Err(RangeError::Failed("refused")),
             Script::Stale => self.invalidate(),
-            Script::Quiet | Script::Before => {}
+            _ => {}
         }
         Ok(sequence)
     }
 }
 
-impl Shared for Locked<'_> {
+impl whole::Locked for Locked<'_> {
     type LetGo = ();
 
     fn read_retry(&self, sequence: Sequence) -> bool {
         self.host.sequence.get() != sequence.0
     }
 
-    fn entry(&self, index: Index) -> Entry {
+    fn entry(&self, index: Index) -> HmmPfn {
         self.entries[index.0]
     }
 
-    fn store(&mut self, index: Index, entry: Entry, _: &Proof<'_>) {
+    fn store(&mut self, index: Index, entry: HmmPfn, _: &Proof) {
         self.entries[index.0] = entry;
     }
 
@@ -139,10 +152,6 @@ impl Shared for Locked<'_> {
 
     fn set_dirty(&mut self, _: Index, (): &()) {
         unreachable!("a fault does not dirty");
-    }
-
-    fn unhold(&mut self, _: Index, (): &()) {
-        unreachable!("a fault holds no page");
     }
 }
 
@@ -206,12 +215,88 @@ fn no_entries_are_no_success() {
     assert_eq!(none, Err(FaultError::Empty));
 }
 
+/// Who writes a device's table from the list must not find a page there that nobody has
+/// validated lately; what is mapped is the driver's.
+#[test]
+fn an_error_exit_forgets_what_is_not_mapped() {
+    for (script, error) in [
+        (Script::RefusedAtLast, FaultError::Host("refused")),
+        (Script::BusyAtLast, FaultError::Busy),
+        (Script::Before, FaultError::Busy),
+    ] {
+        let host = Scripted::new(script);
+        host.entries.borrow_mut()[7] = dma_mapped(7);
+        assert_eq!(host.run(Need::Read, PAGE), Err(error));
+        assert!(host.entries.borrow()[7].is_dma_mapped());
+        assert_eq!(host.valid(), 1, "{error:?}");
+    }
+}
+
+/// Entries beyond the range that failed are somebody else's.
+#[test]
+fn an_error_exit_forgets_its_own_only() {
+    let host = Scripted::new(Script::RefusedAtLast);
+    let geometry = Geometry::cover(0, PAGES << PAGE, PAGE, PAGE).unwrap();
+    let first = Indices::new(0..4);
+    assert_eq!(host.run_some(Need::Read, &geometry, first), Ok(()));
+    let rest = Indices::new(4..PAGES);
+    let refused = host.run_some(Need::Read, &geometry, rest);
+    assert_eq!(refused, Err(FaultError::Host("refused")));
+    assert_eq!(host.valid(), 4);
+}
+
+/// A registration needs no page: what does not hold still is a hole.
+#[test]
+fn a_snapshot_that_stays_stale_has_holes_and_does_not_fail() {
+    for (script, entries, faults) in [
+        (Script::Stale, 4, ATTEMPTS),
+        (Script::Busy, 4, BUSY_ATTEMPTS),
+        (Script::Stale, PAGES, 3 * ATTEMPTS),
+        (Script::Busy, PAGES, 3 * BUSY_ATTEMPTS),
+    ] {
+        let host = Scripted::new(script);
+        host.entries.borrow_mut()[2] = dma_mapped(2);
+        host.entries.borrow_mut()[3] = HmmPfn::present(Pfn(99), true, Order(0));
+        let geometry = Geometry::cover(0, PAGES << PAGE, PAGE, PAGE).unwrap();
+        let indices = Indices::new(0..entries);
+        let snapshot = host.run_some(Need::Snapshot, &geometry, indices);
+        assert_eq!((snapshot, host.faults.get()), (Ok(()), faults));
+        assert!(host.entries.borrow()[2].is_dma_mapped());
+        assert_eq!(host.valid(), 1, "not what an older fault has left");
+    }
+}
+
+/// One window that does not hold still costs the others nothing but a look.
+#[test]
+fn a_snapshot_with_one_busy_window_is_whole() {
+    let host = Scripted::new(Script::BusyAtLast);
+    assert_eq!(host.run(Need::Snapshot, PAGE), Ok(()));
+    // None of the others is known to be valid together with the last.
+    assert_eq!((host.faults.get(), host.valid()), (2 + BUSY_ATTEMPTS, 0));
+}
+
+/// A refusal is no race.
+#[test]
+fn a_snapshot_that_is_refused_fails() {
+    let host = Scripted::new(Script::RefusedAtLast);
+    let refused = host.run(Need::Snapshot, PAGE);
+    assert_eq!(refused, Err(FaultError::Host("refused")));
+    assert_eq!(host.valid(), 0);
+}
+
+/// What another page is mapped for cannot be mapped again.
+#[test]
+fn an_entry_that_is_mapped_for_another_page_is_stuck() {
+    let host = Scripted::new(Script::Quiet);
+    host.entries.borrow_mut()[600] = dma_mapped(99);
+    assert_eq!(host.run(Need::Read, PAGE), Err(FaultError::Stuck));
+    assert_eq!(host.valid(), 1, "the driver's");
+}
+
 #[test]
 fn a_snapshot_among_invalidations_keeps_what_it_knows() {
     let host = Scripted::new(Script::Before);
-    let mapped =
-        Entry::from_bits(Entry::present(Pfn(7), true, Order(0)).bits() | Entry::DMA_MAPPED);
-    host.entries.borrow_mut()[7] = mapped;
+    host.entries.borrow_mut()[7] = dma_mapped(7);
     assert_eq!(host.run(Need::Snapshot, PAGE), Ok(()));
     // The last window was valid under the lock, and what is mapped is the driver's.
     assert_eq!(host.valid(), 512 + 1);
@@ -224,7 +309,7 @@ fn an_entry_of_many_pages_wants_one_mapping() {
     assert_eq!(host.run(Need::Read, PAGE + 9), Err(FaultError::Fragmented));
     host.order = Order(9);
     assert_eq!(host.run(Need::Read, PAGE + 9), Ok(()));
-    // Entry `i` is huge page `i`, not the `i`th page of what HMM reported.
+    // HmmPfn `i` is huge page `i`, not the `i`th page of what HMM reported.
     let pfns = [0, 1, 2].map(|i| host.entries.borrow()[i].pfn());
     assert_eq!(pfns, [Pfn(0), Pfn(512), Pfn(1024)]);
 }

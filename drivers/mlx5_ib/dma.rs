@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! How the device reaches the pages of a mirror.
+//!
+//! | path | when | where the device finds entry `i` |
+//! |---|---|---|
+//! | [`Dma::Iova`] | there is an IOMMU, driven by the kernel's generic DMA code | in one range of IOVA space, at its offset in the mirror |
+//! | [`Dma::List`] | mappings have to be undone, and there is no such range to be had | noted beside the entry |
+//! | [`Dma::Direct`] | the device uses physical addresses | follows from the page |
+
+use core::ops::Range;
+
+use hmm_abi::{
+    Entry,
+    MapError,
+    Slots, //
+};
+use kernel::{
+    device::Device,
+    dma::{
+        DataDirection,
+        DmaAddress, //
+    },
+    prelude::*,
+    sync::aref::ARef, //
+};
+use kernel_ext::{
+    dma_iova::{
+        IovaSpace,
+        REQUIRE_COHERENT, //
+    },
+    dma_phys, //
+};
+
+use crate::chunk::page_of;
+
+/// The process and the device use the pages at the same time.
+const DIRECTION: DataDirection = DataDirection::Bidirectional;
+/// There is no moment to sync caches, and no bounce buffer.
+const ATTRS: usize = REQUIRE_COHERENT;
+
+/// The DMA of one mirror.
+pub(crate) struct Dma {
+    path: Path,
+    entry_size: usize,
+}
+
+enum Path {
+    Iova(IovaSpace),
+    List(ARef<Device>),
+    Direct(ARef<Device>),
+}
+
+/// Addresses of a chunk's entries, on [`Path::List`].
+pub(crate) type Addresses = Option<KBox<KVec<DmaAddress>>>;
+
+impl Dma {
+    /// For a mirror of `bytes` bytes in entries of `entry_size`.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for a device that would need bounce buffers, or whose caches must be synced.
+    pub(crate) fn new(device: &Device, bytes: usize, entry_size: usize) -> Result<Self> {
+        if dma_phys::needs_bounce(device) {
+            return Err(EOPNOTSUPP);
+        }
+        let path = match IovaSpace::try_new(device, bytes) {
+            Some(space) => Path::Iova(space),
+            None if dma_phys::need_unmap(device) => Path::List(device.into()),
+            None => Path::Direct(device.into()),
+        };
+        Ok(Self { path, entry_size })
+    }
+
+    /// What a chunk of so many entries needs.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn addresses(&self, entries: usize) -> Result<Addresses> {
+        match self.path {
+            Path::List(_) => {
+                let list = KVec::from_elem(0, entries, GFP_KERNEL)?;
+                Ok(Some(KBox::new(list, GFP_KERNEL)?))
+            }
+            Path::Iova(_) | Path::Direct(_) => Ok(None),
+        }
+    }
+
+    /// Maps the pages of `entries`, the mirror's bytes `bytes`, which are the slots from `first` on.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; none of them is mapped then.
+    ///
+    /// # Safety
+    ///
+    /// The entries name pages that stay until they are unmapped, and are not mapped.
+    pub(crate) unsafe fn map(
+        &self,
+        bytes: Range<usize>,
+        first: usize,
+        entries: &[Entry],
+        addresses: &mut Addresses,
+    ) -> Result<(), MapError> {
+        let size = self.entry_size;
+        for (i, &entry) in entries.iter().enumerate() {
+            let at = bytes.start + i * size..bytes.start + (i + 1) * size;
+            let page = page_of(entry);
+            // SAFETY: By the safety requirements the entry names a page.
+            let result = if unsafe { page.is_p2pdma() } {
+                Err(MapError::Unreachable)
+            } else {
+                match &self.path {
+                    // SAFETY: By the safety requirements. Links are of one entry, so that any of
+                    // them can be taken back.
+                    Path::Iova(space) => {
+                        unsafe { space.iova().link(&at, page.phys(), DIRECTION, ATTRS) }
+                            .map_err(map_error)
+                    }
+                    // SAFETY: By the safety requirements.
+                    Path::List(device) => {
+                        unsafe { dma_phys::map(device, page.phys(), size, DIRECTION, ATTRS) }
+                            .map(|address| note(addresses, first + i, address))
+                            .map_err(map_error)
+                    }
+                    Path::Direct(_) => Ok(()),
+                }
+            };
+            if let Err(error) = result {
+                if i > 0 {
+                    // SAFETY: Just mapped, and nobody has been told.
+                    unsafe {
+                        self.unmap(
+                            bytes.start..at.start,
+                            Slots::new(first..first + i),
+                            addresses,
+                        );
+                    }
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes mappings visible to the device.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Memory`].
+    pub(crate) fn sync(&self, bytes: Range<usize>) -> Result<(), MapError> {
+        match &self.path {
+            Path::Iova(space) => space.iova().sync(&bytes).map_err(map_error),
+            Path::List(_) | Path::Direct(_) => Ok(()),
+        }
+    }
+
+    /// Where the device finds an entry.
+    ///
+    /// # Safety
+    ///
+    /// The entry is mapped.
+    pub(crate) unsafe fn address(
+        &self,
+        bytes: Range<usize>,
+        slot: usize,
+        entry: Entry,
+        addresses: &Addresses,
+    ) -> DmaAddress {
+        match &self.path {
+            Path::Iova(space) => space.iova().address(bytes.start),
+            Path::List(_) => {
+                let list = addresses.as_ref().map(|list| list.as_slice());
+                list.and_then(|list| list.get(slot)).copied().unwrap_or(0)
+            }
+            // Such a mapping is nothing but its address, and cannot fail again.
+            // SAFETY: By the safety requirements.
+            Path::Direct(device) => unsafe {
+                let phys = page_of(entry).phys();
+                dma_phys::map(device, phys, self.entry_size, DIRECTION, ATTRS).unwrap_or(0)
+            },
+        }
+    }
+
+    /// Unmaps the slots `slots`, the mirror's bytes `bytes`.
+    ///
+    /// # Safety
+    ///
+    /// All of them are mapped, and the device does not use them.
+    pub(crate) unsafe fn unmap(&self, bytes: Range<usize>, slots: Slots, addresses: &Addresses) {
+        match &self.path {
+            // SAFETY: By the safety requirements.
+            Path::Iova(space) => unsafe { space.iova().unlink(&bytes, DIRECTION, ATTRS) },
+            Path::List(device) => {
+                let list = addresses.as_ref().and_then(|list| list.get(slots.range()));
+                for &address in list.unwrap_or_default() {
+                    // SAFETY: By the safety requirements.
+                    unsafe {
+                        dma_phys::unmap(device, address, self.entry_size, DIRECTION, ATTRS);
+                    }
+                }
+            }
+            Path::Direct(_) => {}
+        }
+    }
+}
+
+fn note(addresses: &mut Addresses, slot: usize, address: DmaAddress) {
+    if let Some(place) = addresses.as_mut().and_then(|list| list.get_mut(slot)) {
+        *place = address;
+    }
+}
+
+fn map_error(error: Error) -> MapError {
+    match error {
+        e if e == ENOMEM || e == EAGAIN => MapError::Memory,
+        _ => MapError::Unreachable,
+    }
+}

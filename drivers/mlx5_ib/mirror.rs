@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! The mirror of an MR's memory: its chunks, its DMA and its MKey.
+//!
+//! Lock order: [`Mirror::making`], then what subscribing a notifier takes. Reclaim may come with a
+//! chunk's lock and not with this one.
+
+use core::ptr::NonNull;
+
+use firmware_cmds::Iova;
+use hmm_abi::{
+    ChunkIndex,
+    Geometry,
+    GeometryError,
+    HmmPfn,
+    Slots,
+    Store, //
+};
+use kernel::{
+    device::Device,
+    mm::{
+        Mm,
+        MmWithUser,
+        MmWithUserAsync, //
+    },
+    new_mutex, new_spinlock,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Mutex,
+        SpinLock, //
+    },
+    types::Opaque,
+    xarray::{
+        AllocKind,
+        XArray, //
+    },
+};
+use kernel_ext::{
+    hmm::{
+        self,
+        Pfn,
+        Request, //
+    },
+    mmu_notifier::{
+        self,
+        NewSequence,
+        OnePass,
+        Operations,
+        Registration, //
+    },
+};
+use mlx5_odp::{
+    MemoryError,
+    Placement, //
+};
+
+use crate::{
+    bindings,
+    chunk::{
+        memory_error,
+        Chunk,
+        Indexed,
+        NO_CHUNK, //
+    },
+    dma::Dma,
+    umr::Key,
+};
+
+/// The size of a CPU page, as a power of two.
+// CAST: It is no more than 20.
+const PAGE: u32 = PAGE_SHIFT as u32;
+
+/// The mirror of an MR's memory.
+///
+/// # Invariants
+///
+/// `raw` is as `mlx5r_odp_mirror_init` has left it.
+#[repr(C)]
+#[pin_data]
+pub(crate) struct Mirror {
+    /// The first field: `mr.c` has its address for that of the whole.
+    #[pin]
+    raw: Opaque<bindings::mlx5r_odp_mirror>,
+    placement: Placement,
+    mm: ARef<Mm>,
+    dma: Dma,
+    #[pin]
+    key: Key,
+    #[pin]
+    chunks: XArray<Indexed>,
+    /// Held while a chunk comes into the index or leaves it.
+    #[pin]
+    making: Mutex<()>,
+    /// The first of the idle chunks.
+    #[pin]
+    idle: SpinLock<u32>,
+}
+
+// SAFETY: Nothing in it belongs to a thread.
+unsafe impl Send for Mirror {}
+// SAFETY: What changes does its own locking; `raw` is for C.
+unsafe impl Sync for Mirror {}
+
+/// What is asked of a mirror: the arguments of a registration.
+pub(crate) struct Area {
+    pub(crate) address: usize,
+    pub(crate) length: usize,
+    pub(crate) iova: Iova,
+    pub(crate) writable: bool,
+    /// The memory is of hugetlbfs.
+    pub(crate) hugetlb: bool,
+}
+
+impl Area {
+    /// Entries are as large as pages; huge if the memory is, unless the device's addresses are not
+    /// aligned as the process's are: an MTT translates the low bits to themselves.
+    fn entry_shift(&self) -> u32 {
+        let huge = bindings::MLX5R_ODP_HUGE_SHIFT;
+        // CAST: widens.
+        let apart = self.iova.get() ^ self.address as u64;
+        match self.hugetlb && apart.trailing_zeros() >= huge {
+            true => huge,
+            false => PAGE,
+        }
+    }
+}
+
+impl Mirror {
+    /// A mirror of memory of the current process.
+    ///
+    /// # Errors
+    ///
+    /// `EOVERFLOW` for an area that wraps, `EINVAL` for an empty one, `ENOMEM`, also for one of more
+    /// than `i32::MAX` entries, `EOPNOTSUPP` for a device that needs bounce buffers.
+    ///
+    /// # Safety
+    ///
+    /// `dev` outlives the value, and its page-fault EQ was created.
+    pub(crate) unsafe fn new(
+        dev: NonNull<bindings::mlx5_ib_dev>,
+        area: &Area,
+    ) -> Result<Pin<KBox<Self>>> {
+        let current = kernel::current!();
+        let mm: &Mm = current.mm().ok_or(EINVAL)?;
+        let shift = area.entry_shift();
+        let geometry = Geometry::cover(area.address, area.length, PAGE, shift).map_err(
+            |error| match error {
+                GeometryError::Overflow => EOVERFLOW,
+                GeometryError::Empty => EINVAL,
+            },
+        )?;
+        // `mlx5r_umr_update_xlt` counts no further; nor has any process so much.
+        i32::try_from(geometry.indices().len()).map_err(|_| ENOMEM)?;
+        let span = geometry.span();
+        // SAFETY: The device is valid, and so is the one that does its DMA.
+        let device = unsafe { Device::from_raw(bindings::mlx5r_odp_dma_device(dev.as_ptr())) };
+        let dma = Dma::new(device, span.len(), 1 << shift)?;
+        // SAFETY: `dev` is valid, and has UMRs since its EQ was created.
+        let umrs = NonNull::new(unsafe { bindings::mlx5r_odp_umrs_of(dev.as_ptr()) });
+        let umrs = umrs.ok_or(EINVAL)?;
+        let mm = ARef::from(mm);
+        // SAFETY: By the safety requirements; UMRs live as long as their device.
+        let key = unsafe { Key::new(dev, umrs, area.writable) };
+        let raw_mm = mm.as_raw();
+
+        KBox::pin_init(
+            try_pin_init!(Self {
+                raw <- Opaque::ffi_init(|raw| {
+                    // SAFETY: `raw` is valid for writes, and the device is.
+                    unsafe {
+                        bindings::mlx5r_odp_mirror_init(
+                            raw,
+                            dev.as_ptr(),
+                            raw_mm.cast(),
+                            area.address,
+                            area.length,
+                            span.start,
+                            span.end,
+                            shift,
+                            area.writable,
+                        );
+                    }
+                }),
+                placement: Placement {
+                    iova: area.iova,
+                    address: area.address,
+                    geometry,
+                    writable: area.writable,
+                },
+                mm,
+                dma,
+                key <- key,
+                chunks <- XArray::new(AllocKind::Alloc),
+                making <- new_mutex!((), "mlx5_ib_odp_making"),
+                idle <- new_spinlock!(NO_CHUNK, "mlx5_ib_odp_idle"),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The C object, which from now on is for `mr.c` to put.
+    pub(crate) fn into_raw(this: Pin<KBox<Self>>) -> *mut bindings::ib_umem_odp {
+        // SAFETY: C does not move it.
+        KBox::into_raw(unsafe { Pin::into_inner_unchecked(this) }).cast()
+    }
+
+    /// Obtains a reference from what [`Self::into_raw`] returned.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` came from [`Self::into_raw`] and is not put during `'a`.
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::ib_umem_odp) -> &'a Self {
+        // SAFETY: By the safety requirements; it is the first field of `Self`.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Unmaps everything and frees the mirror.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` came from [`Self::into_raw`]; nobody uses it any more but its chunks.
+    pub(crate) unsafe fn put(ptr: *mut bindings::ib_umem_odp) {
+        // SAFETY: By the safety requirements.
+        let mirror = unsafe { Pin::new_unchecked(KBox::<Self>::from_raw(ptr.cast())) };
+        // SAFETY: By the type invariants. Chunks that become idle from now on are not reaped.
+        unsafe { bindings::mlx5r_odp_mirror_stop(mirror.raw.get()) };
+
+        let mut cut_off = true;
+        for at in 0..mirror.placement.geometry.chunks() {
+            let removed = mirror.chunks.lock().remove(at);
+            let Some(chunk) = removed.map(Chunk::from_arc) else {
+                continue;
+            };
+            cut_off &= hmm_abi::release(&chunk).is_ok();
+            if !cut_off {
+                // Its pages are held and mapped for good.
+                core::mem::forget(chunk);
+            }
+        }
+        if !cut_off {
+            mirror
+                .key
+                .error(c"the MKey cannot be taken from the device, its memory is kept");
+            core::mem::forget(mirror);
+        }
+    }
+
+    /// Where it lies.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// How the device reaches it.
+    pub(crate) fn dma(&self) -> &Dma {
+        &self.dma
+    }
+
+    /// Its MKey.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The process's memory, while that is used by anybody.
+    pub(crate) fn mm(&self) -> Option<ARef<MmWithUserAsync>> {
+        self.mm.mmget_not_zero().map(MmWithUser::into_mmput_async)
+    }
+
+    /// Puts a chunk at the head of the list of idle ones; returns the one that was there.
+    pub(crate) fn push_idle(&self, at: u32) -> u32 {
+        core::mem::replace(&mut *self.idle.lock(), at)
+    }
+
+    /// Has [`Mirror::reap`] called.
+    pub(crate) fn reap_later(&self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::mlx5r_odp_mirror_reap_later(self.raw.get()) };
+    }
+
+    /// Frees chunks with nothing in them.
+    pub(crate) fn reap(&self) {
+        let mut at = core::mem::replace(&mut *self.idle.lock(), NO_CHUNK);
+        while at != NO_CHUNK {
+            let making = self.making.lock();
+            // CAST: widens.
+            let index = ChunkIndex(at as usize);
+            // Only this function, and the end of the mirror, take chunks from the index.
+            let Some(chunk) = self.find(index) else {
+                return;
+            };
+            let (is_retired, next) = chunk.retire();
+            let removed = match is_retired {
+                true => self.chunks.lock().remove(index.0),
+                false => None,
+            };
+            drop(making);
+            // Here the notifier may go, which waits for invalidations.
+            drop((removed, chunk));
+            at = next;
+        }
+    }
+
+    /// Says of slots of a chunk whether the process has memory there now: a guess, for a chunk that
+    /// does not exist to be worth making.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the process is gone, `ENOMEM`, `EINTR`.
+    pub(crate) fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_> {
+        let mm = self.mm().ok_or(EINVAL)?;
+        let geometry = &self.placement.geometry;
+        let watch = KBox::pin_init(
+            Registration::<Watch, OnePass>::new(
+                &mm,
+                geometry.span(),
+                pin_init!(Watch {
+                    lock <- new_mutex!((), "mlx5_ib_odp_watch"),
+                }),
+            ),
+            GFP_KERNEL,
+        )?;
+        let pages = geometry.scratch_len(geometry.indices());
+        let mut found = KVec::from_elem(Pfn::EMPTY, pages, GFP_KERNEL)?;
+
+        Ok(move |at: ChunkIndex, slots: Slots| {
+            let span = geometry.span_of_slots(at, slots);
+            let Some(found) = found.get_mut(..span.len() >> PAGE) else {
+                return true;
+            };
+            found.fill(Pfn::EMPTY);
+            let snapshot = hmm::range_fault(watch.notifier(), &mm, &span, Request::Snapshot, found);
+            // What is changing is there.
+            snapshot.is_err() || found.iter().any(|pfn| pfn.has(Pfn::VALID))
+        })
+    }
+}
+
+/// For a look that nobody relies on: HMM does not look without a notifier.
+#[pin_data]
+struct Watch {
+    #[pin]
+    lock: Mutex<()>,
+}
+
+impl Operations for Watch {
+    fn invalidate(&self, range: &mmu_notifier::Range, sequence: NewSequence<'_>) -> bool {
+        if !range.is_blockable() {
+            return false;
+        }
+        sequence.set(&self.lock.lock());
+        true
+    }
+}
+
+impl Store for Mirror {
+    type Chunk = Chunk;
+
+    fn find(&self, at: ChunkIndex) -> Option<Chunk> {
+        let chunks = self.chunks.lock();
+        chunks.get(at.0).map(|chunk| Chunk::from_arc(chunk.into()))
+    }
+
+    fn find_or_make(&self, at: ChunkIndex) -> Result<Chunk, MemoryError> {
+        if let Some(chunk) = self.find(at) {
+            return Ok(chunk);
+        }
+        let _making = self.making.lock();
+        if let Some(chunk) = self.find(at) {
+            return Ok(chunk);
+        }
+        // SAFETY: `put` removes all chunks before the mirror goes; those that a fault holds besides
+        // are gone by then, for the MR waits for faults.
+        let chunk = unsafe { Chunk::new(self, at)? };
+        self.chunks
+            .lock()
+            .store(at.0, chunk.clone().into_arc(), GFP_KERNEL)
+            .map_err(|error| memory_error(error.error))?;
+        Ok(chunk)
+    }
+}
+
+/// What a range fault finds, on the stack if it is little.
+pub(crate) enum Scratch {
+    /// A few pages.
+    Small([HmmPfn; Scratch::SMALL]),
+    /// Many.
+    Large(KVec<HmmPfn>),
+}
+
+impl Scratch {
+    const SMALL: usize = 16;
+
+    /// For so many pages.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(pages: usize) -> Result<Self> {
+        if pages <= Self::SMALL {
+            return Ok(Self::Small([HmmPfn::EMPTY; Self::SMALL]));
+        }
+        Ok(Self::Large(KVec::from_elem(
+            HmmPfn::EMPTY,
+            pages,
+            GFP_KERNEL,
+        )?))
+    }
+}
+
+impl AsMut<[HmmPfn]> for Scratch {
+    fn as_mut(&mut self) -> &mut [HmmPfn] {
+        match self {
+            Self::Small(pages) => pages,
+            Self::Large(pages) => pages,
+        }
+    }
+}

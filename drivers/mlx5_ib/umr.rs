@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! An MKey and the UMRs that write its translations.
+//!
+//! Lock order: a chunk's lock, the pool's last UMR, [`Key::gate`].
+
+use core::{
+    mem::ManuallyDrop,
+    ptr::{
+        self,
+        NonNull, //
+    },
+    slice,
+};
+
+use hmm_abi::{
+    Device,
+    LockedChunk,
+    NotZapped,
+    PublishError,
+    Table,
+    Zap, //
+};
+use kernel::{
+    new_condvar, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        CondVar,
+        Mutex, //
+    },
+};
+use mlx5_odp::xlt;
+
+use crate::bindings;
+
+/// How often a UMR that was flushed because of another one is posted again.
+const RETRIES: u32 = 3;
+
+/// Whether the device may use the MKey, and UMRs may name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Yes.
+    Open,
+    /// A UMR that revokes it is under way: what was posted before comes before it.
+    Revoking,
+    /// No.
+    Gone,
+}
+
+/// The MKey of a mirror.
+///
+/// # Invariants
+///
+/// - `dev` and `umrs` outlive the value.
+/// - `mr` is null, or the MR of the mirror, which outlives it.
+#[pin_data]
+pub(crate) struct Key {
+    dev: NonNull<bindings::mlx5_ib_dev>,
+    umrs: NonNull<bindings::mlx5r_odp_umrs>,
+    mr: Atomic<*mut bindings::mlx5_ib_mr>,
+    writable: bool,
+    #[pin]
+    gate: Mutex<Gate>,
+    #[pin]
+    changed: CondVar,
+}
+
+// SAFETY: The C objects may be used by any thread.
+unsafe impl Send for Key {}
+// SAFETY: As above; what changes does its own locking.
+unsafe impl Sync for Key {}
+
+impl Key {
+    /// The key of a mirror whose MR is not there yet.
+    ///
+    /// # Safety
+    ///
+    /// `dev` and `umrs` outlive the value.
+    pub(crate) unsafe fn new(
+        dev: NonNull<bindings::mlx5_ib_dev>,
+        umrs: NonNull<bindings::mlx5r_odp_umrs>,
+        writable: bool,
+    ) -> impl PinInit<Self> {
+        // INVARIANT: By the safety requirements.
+        pin_init!(Self {
+            dev,
+            umrs,
+            mr: Atomic::new(ptr::null_mut()),
+            writable,
+            gate <- new_mutex!(Gate::Gone, "mlx5_ib_odp_gate"),
+            changed <- new_condvar!(),
+        })
+    }
+
+    /// The MR is there: UMRs may name its MKey.
+    ///
+    /// # Safety
+    ///
+    /// `mr` is the mirror's MR, and outlives it.
+    pub(crate) unsafe fn open(&self, mr: NonNull<bindings::mlx5_ib_mr>) {
+        // INVARIANT: By the safety requirements.
+        self.mr.store(mr.as_ptr(), Release);
+        *self.gate.lock() = Gate::Open;
+    }
+
+    /// The MKey was destroyed.
+    pub(crate) fn gone(&self) {
+        *self.gate.lock() = Gate::Gone;
+        self.changed.notify_all();
+    }
+
+    fn mr(&self) -> Option<NonNull<bindings::mlx5_ib_mr>> {
+        NonNull::new(self.mr.load(Acquire))
+    }
+
+    fn number(&self) -> u32 {
+        match self.mr() {
+            // SAFETY: By the type invariants.
+            Some(mr) => unsafe { bindings::mlx5r_odp_mkey(mr.as_ptr()) },
+            None => 0,
+        }
+    }
+
+    /// Counts pages of 4 KiB whose translation was taken back.
+    pub(crate) fn count_invalidated(&self, base_pages: u64) {
+        if let (Some(mr), Ok(pages @ 1..)) = (self.mr(), i64::try_from(base_pages)) {
+            // SAFETY: By the type invariants.
+            unsafe { bindings::mlx5r_odp_count_invalidations(mr.as_ptr(), pages) };
+        }
+    }
+
+    /// Tells the administrator what must not be lost.
+    pub(crate) fn error(&self, what: &CStr) {
+        // SAFETY: By the type invariants; `what` is a string.
+        unsafe {
+            bindings::mlx5r_odp_error(self.dev.as_ptr(), what.as_char_ptr(), self.number());
+        }
+    }
+
+    /// A UMR: any if there is one, else the last. Both may be held under a chunk's lock.
+    fn umr(&self) -> Umr {
+        // SAFETY: By the type invariants. The second waits for whoever has it, and never fails.
+        unsafe {
+            let umr = bindings::mlx5r_odp_umr_get(self.umrs.as_ptr());
+            match NonNull::new(umr) {
+                Some(umr) => Umr {
+                    umr,
+                    is_last: false,
+                },
+                None => Umr {
+                    umr: NonNull::new_unchecked(bindings::mlx5r_odp_umr_get_last(
+                        self.umrs.as_ptr(),
+                    )),
+                    is_last: true,
+                },
+            }
+        }
+    }
+
+    /// Posts the UMR that writes `table`. `false` if the MKey is gone; if it is being revoked,
+    /// waits for that.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mlx5r_umr_post`.
+    fn post<L: LockedChunk>(&self, umr: &mut Umr, table: &Table<'_, L>) -> Result<bool> {
+        let mtts = xlt::fill(table, umr.mtts()).ok_or(EINVAL)?;
+        let first = u64::try_from(table.first().0)?;
+        let mtts = u32::try_from(mtts)?;
+        let mut gate = self.gate.lock();
+        while *gate == Gate::Revoking {
+            self.changed.wait(&mut gate);
+        }
+        if *gate == Gate::Gone {
+            return Ok(false);
+        }
+        // SAFETY: The UMR is ours, and not under way.
+        kernel::error::to_result(unsafe {
+            bindings::mlx5r_odp_umr_post(umr.umr.as_ptr(), self.number(), first, mtts)
+        })?;
+        Ok(true)
+    }
+
+    /// Waits for a UMR that was posted.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if it was flushed because of another one; `EFAULT` if it failed.
+    fn wait(&self, umr: &Umr) -> Result {
+        // SAFETY: The UMR is ours, and was posted.
+        kernel::error::to_result(unsafe {
+            bindings::mlx5r_odp_umr_wait(umr.umr.as_ptr(), self.number())
+        })
+    }
+
+    /// Revokes the MKey, once.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mlx5r_umr_revoke_mr`; UMRs may name it again then.
+    pub(crate) fn revoke(&self) -> Result {
+        let mut gate = self.gate.lock();
+        while *gate == Gate::Revoking {
+            self.changed.wait(&mut gate);
+        }
+        if *gate == Gate::Gone {
+            return Ok(());
+        }
+        let mr = self.mr().ok_or(EINVAL)?;
+        *gate = Gate::Revoking;
+        drop(gate);
+        // SAFETY: By the type invariants.
+        let revoked =
+            kernel::error::to_result(unsafe { bindings::mlx5r_umr_revoke_mr(mr.as_ptr()) });
+        *self.gate.lock() = match revoked {
+            Ok(()) => Gate::Gone,
+            Err(_) => Gate::Open,
+        };
+        self.changed.notify_all();
+        revoked
+    }
+}
+
+/// A UMR of the pool, which goes back on drop.
+///
+/// # Invariants
+///
+/// `umr` is ours, and not under way but for as long as its [`Ticket`], or the function that posted
+/// it, waits for it.
+pub(crate) struct Umr {
+    umr: NonNull<bindings::mlx5r_odp_umr>,
+    is_last: bool,
+}
+
+impl Umr {
+    fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
+        // CAST: It is no more than a page's worth.
+        let len = bindings::MLX5R_ODP_UMR_MTTS as usize;
+        // SAFETY: The UMR is ours, and has so many MTTs, which are plain bytes.
+        unsafe {
+            let mtts = bindings::mlx5r_odp_umr_mtts(self.umr.as_ptr());
+            slice::from_raw_parts_mut(mtts.cast(), len)
+        }
+    }
+}
+
+impl Drop for Umr {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::mlx5r_odp_umr_put(self.umr.as_ptr()) };
+    }
+}
+
+/// A zap under way; nothing if it is done. It has to be settled: a drop would lose the UMR.
+pub(crate) struct Ticket(Option<ManuallyDrop<Umr>>);
+
+// SAFETY: A UMR may be waited for by any thread.
+unsafe impl Send for Ticket {}
+
+impl Device for Key {
+    const GRANULE: usize = xlt::UMR_BLOCK;
+    type Ticket = Ticket;
+
+    fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
+        let mut umr = self.umr();
+        for _ in 0..=RETRIES {
+            match self.post(&mut umr, table) {
+                Ok(true) => {}
+                Ok(false) => return Err(PublishError::Gone),
+                Err(_) => return Err(PublishError::Failed),
+            }
+            match self.wait(&umr) {
+                Ok(()) => return Ok(()),
+                Err(e) if e == EAGAIN => {}
+                Err(_) => return Err(PublishError::Failed),
+            }
+        }
+        Err(PublishError::Again)
+    }
+
+    fn zap<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<Zap<Ticket>, NotZapped> {
+        let mut umr = self.umr();
+        match self.post(&mut umr, table) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Zap::Gone),
+            Err(_) => return Err(NotZapped),
+        }
+        if umr.is_last {
+            // Others wait for it, and whoever waits for this zap may wait for them.
+            self.wait(&umr).map_err(|_| NotZapped)?;
+            return Ok(Zap::Posted(Ticket(None)));
+        }
+        Ok(Zap::Posted(Ticket(Some(ManuallyDrop::new(umr)))))
+    }
+
+    fn settle(&self, ticket: Ticket) -> Result<(), NotZapped> {
+        match ticket.0 {
+            Some(umr) => self
+                .wait(&ManuallyDrop::into_inner(umr))
+                .map_err(|_| NotZapped),
+            None => Ok(()),
+        }
+    }
+
+    fn cut_off(&self) -> Result<(), NotZapped> {
+        self.revoke().map_err(|_| NotZapped)
+    }
+
+    fn moment(&self) -> u32 {
+        if !self.writable {
+            // Nobody asks whether the device wants to write.
+            return 0;
+        }
+        // SAFETY: By the type invariants.
+        unsafe { bindings::mlx5r_odp_moment(self.dev.as_ptr()) }
+    }
+}

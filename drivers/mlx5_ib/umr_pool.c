@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+/*
+ * Lock order: `last`, then what mlx5r_umr_post() takes. `lock` is a leaf.
+ */
+
+#include "mlx5_ib.h"
+#include "umr.h"
+
+#include "odp.h"
+#include "umr_pool.h"
+
+/* About what the UMR QP takes at a time; a page of memory each. */
+#define NUM_UMRS 64
+
+struct mlx5r_odp_umr {
+	struct mlx5r_umr_context context;
+	struct mlx5r_umr_wqe wqe;
+	struct mlx5r_odp_umrs *umrs;
+	struct mlx5r_odp_umr *next;
+	void *mtts;
+	dma_addr_t dma;
+};
+
+struct mlx5r_odp_umrs {
+	struct mlx5_ib_dev *dev;
+	/* Protects free. */
+	spinlock_t lock;
+	struct mlx5r_odp_umr *free;
+	/* Who holds it has all[NUM_UMRS]. */
+	struct mutex last;
+	struct mlx5r_odp_umr all[NUM_UMRS + 1];
+};
+
+static_assert(MLX5R_ODP_UMR_MTTS * sizeof(struct mlx5_mtt) == SZ_4K);
+
+void mlx5r_odp_umrs_destroy(struct mlx5r_odp_umrs *umrs)
+{
+	struct device *ddev = &umrs->dev->mdev->pdev->dev;
+	int i;
+
+	for (i = 0; i <= NUM_UMRS; i++)
+		if (umrs->all[i].mtts)
+			dma_free_coherent(ddev, SZ_4K, umrs->all[i].mtts,
+					  umrs->all[i].dma);
+	mutex_destroy(&umrs->last);
+	kvfree(umrs);
+}
+
+struct mlx5r_odp_umrs *mlx5r_odp_umrs_create(struct mlx5_ib_dev *dev)
+{
+	struct device *ddev = &dev->mdev->pdev->dev;
+	struct mlx5r_odp_umrs *umrs;
+	int i;
+
+	umrs = kvzalloc(sizeof(*umrs), GFP_KERNEL);
+	if (!umrs)
+		return NULL;
+	umrs->dev = dev;
+	spin_lock_init(&umrs->lock);
+	mutex_init(&umrs->last);
+
+	for (i = 0; i <= NUM_UMRS; i++) {
+		struct mlx5r_odp_umr *umr = &umrs->all[i];
+
+		umr->umrs = umrs;
+		umr->mtts = dma_alloc_coherent(ddev, SZ_4K, &umr->dma,
+					       GFP_KERNEL);
+		if (!umr->mtts) {
+			mlx5r_odp_umrs_destroy(umrs);
+			return NULL;
+		}
+		if (i < NUM_UMRS) {
+			umr->next = umrs->free;
+			umrs->free = umr;
+		}
+	}
+	return umrs;
+}
+
+struct mlx5r_odp_umr *mlx5r_odp_umr_get(struct mlx5r_odp_umrs *umrs)
+{
+	struct mlx5r_odp_umr *umr;
+
+	spin_lock(&umrs->lock);
+	umr = umrs->free;
+	if (umr)
+		umrs->free = umr->next;
+	spin_unlock(&umrs->lock);
+	return umr;
+}
+
+struct mlx5r_odp_umr *mlx5r_odp_umr_get_last(struct mlx5r_odp_umrs *umrs)
+{
+	mutex_lock(&umrs->last);
+	return &umrs->all[NUM_UMRS];
+}
+
+void mlx5r_odp_umr_put(struct mlx5r_odp_umr *umr)
+{
+	struct mlx5r_odp_umrs *umrs = umr->umrs;
+
+	if (umr == &umrs->all[NUM_UMRS]) {
+		mutex_unlock(&umrs->last);
+		return;
+	}
+	spin_lock(&umrs->lock);
+	umr->next = umrs->free;
+	umrs->free = umr;
+	spin_unlock(&umrs->lock);
+}
+
+void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr)
+{
+	return umr->mtts;
+}
+
+int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
+		       u32 mtts)
+{
+	u64 offset = first * sizeof(struct mlx5_mtt) / MLX5_IB_UMR_OCTOWORD;
+	struct mlx5_wqe_umr_ctrl_seg *ctrl = &umr->wqe.ctrl_seg;
+	struct mlx5_wqe_data_seg *data = &umr->wqe.data_seg;
+	struct mlx5_ib_dev *dev = umr->umrs->dev;
+	u32 bytes = mtts * sizeof(struct mlx5_mtt);
+
+	/* Nothing of the MKey but its translations: the mask is 0. */
+	memset(&umr->wqe, 0, sizeof(umr->wqe));
+	ctrl->flags = MLX5_UMR_CHECK_FREE | MLX5_UMR_TRANSLATION_OFFSET_EN;
+	ctrl->xlt_octowords = cpu_to_be16(mlx5r_umr_get_xlt_octo(bytes));
+	ctrl->xlt_offset = cpu_to_be16(offset & 0xffff);
+	ctrl->xlt_offset_47_16 = cpu_to_be32(offset >> 16);
+	data->byte_count = cpu_to_be32(bytes);
+	data->lkey = cpu_to_be32(dev->umrc.pd->local_dma_lkey);
+	data->addr = cpu_to_be64(umr->dma);
+
+	return mlx5r_umr_post(dev, key, &umr->context, &umr->wqe);
+}
+
+int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, u32 key)
+{
+	return mlx5r_umr_wait(umr->umrs->dev, key, &umr->context, &umr->wqe);
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! From translations that the device has to none, before the kernel takes the pages.
+//!
+//! ```text
+//! start:   lock; set_seq; entries leave; post the zap; unlock
+//! finish:  wait for the zap; lock; unmap, dirty, forget; unlock; only then return
+//! ```
+//!
+//! The kernel calls `start` for every notifier that an invalidation concerns, and `finish` for
+//! each of them afterwards: all zaps are under way before the first is waited for. Between the
+//! two no lock is held, and another invalidation of the same chunk may come. It takes back for
+//! itself whatever in its range is still mapped, and returns when that is done, whoever else is
+//! about to do it too.
+
+use crate::book::Pending;
+use crate::chunk::{change, unmap, LetGo, Proof, Table};
+use crate::{Chunk, Device, Entry, LockedChunk, NotZapped, Slots, State, Zap};
+
+/// How often a zap that failed is tried again before the device is cut off.
+const RETRIES: u32 = 3;
+
+/// What an invalidation's first pass came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It would have to sleep, and must not. Nothing has changed.
+    WouldBlock,
+    /// All is done.
+    Done,
+    /// [`finish()`] has to be called, whatever else happens.
+    Pending,
+}
+
+/// The first pass, or all of an invalidation of `slots`. Called by the notifier.
+///
+/// An invalidation that may not sleep succeeds if nothing in its range is mapped. `two_passes`
+/// says whether [`finish()`] can be called later.
+pub fn start<C: Chunk>(
+    chunk: &C,
+    slots: Slots,
+    sequence: C::NewSequence<'_>,
+    may_sleep: bool,
+    two_passes: bool,
+) -> Started {
+    let mut locked = if may_sleep {
+        chunk.lock()
+    } else {
+        match chunk.try_lock() {
+            Some(locked) => locked,
+            None => return Started::WouldBlock,
+        }
+    };
+    // Whatever is asked for: what is there must not be left.
+    let slots = Slots::new(slots.first()..slots.end().min(locked.entries().len()));
+    let is_idle = !(locked.entries().get(slots.range()).unwrap_or_default())
+        .iter()
+        .any(|entry| entry.is_mapped() && entry.state() != State::Stuck);
+    if !is_idle && !may_sleep {
+        return Started::WouldBlock;
+    }
+    chunk.set_sequence(&mut locked, sequence);
+    if is_idle {
+        return Started::Done;
+    }
+    // The device was never told of these.
+    unmap(
+        &mut locked,
+        slots,
+        |state| state == State::Mapped,
+        &LetGo::new(),
+    );
+    let Some(leaving) = leave(&mut locked, slots) else {
+        return Started::Done;
+    };
+    match zap(chunk, &locked, leaving) {
+        Ok(Zap::Posted(ticket)) if two_passes && locked.book().pending.is_none() => {
+            let slots = leaving;
+            locked.book_mut(Proof::new()).pending = Some(Pending { slots, ticket });
+            Started::Pending
+        }
+        zap => {
+            drop(locked);
+            conclude(chunk, leaving, zap);
+            Started::Done
+        }
+    }
+}
+
+/// The second pass of an invalidation for which [`start()`] returned [`Started::Pending`].
+pub fn finish<C: Chunk>(chunk: &C) {
+    let pending = chunk.lock().book_mut(Proof::new()).pending.take();
+    if let Some(Pending { slots, ticket }) = pending {
+        conclude(chunk, slots, Ok(Zap::Posted(ticket)));
+    }
+}
+
+/// Unmaps all of a chunk, once no invalidation comes any more and nobody faults: the end of a
+/// mirror. Returns how many entries were mapped.
+///
+/// # Errors
+///
+/// [`NotZapped`] if the device is not cut off and cannot be. What it has stays mapped, and the
+/// pages in memory.
+pub fn release<C: Chunk>(chunk: &C) -> Result<usize, NotZapped> {
+    let cut_off = chunk.device().cut_off();
+    let mut locked = chunk.lock();
+    let all = Slots::new(0..locked.entries().len());
+    let never_told = |state| state == State::Mapped;
+    let is_mapped = |state| state != State::Empty;
+    match cut_off {
+        Ok(()) => Ok(unmap(&mut locked, all, is_mapped, &LetGo::new())),
+        Err(NotZapped) => {
+            unmap(&mut locked, all, never_told, &LetGo::new());
+            leave(&mut locked, all);
+            hold(&mut locked, all);
+            Err(NotZapped)
+        }
+    }
+}
+
+/// Has the entries of `slots` that the device may have leave, and returns the slots from the
+/// first to the last that is leaving, on this account or another's.
+fn leave<L: LockedChunk>(locked: &mut L, slots: Slots) -> Option<Slots> {
+    change(locked, slots, |entry| {
+        entry.is_shown().then(|| entry.leaving())
+    });
+    still_leaving(locked, slots)
+}
+
+/// The slots from the first to the last of `slots` that is leaving.
+fn still_leaving<L: LockedChunk>(locked: &L, slots: Slots) -> Option<Slots> {
+    let entries = locked.entries().get(slots.range())?;
+    let is_leaving = |entry: &Entry| entry.state() == State::Leaving;
+    let first = entries.iter().position(is_leaving)?;
+    let last = entries.iter().rposition(is_leaving)?;
+    Some(Slots::new(slots.first() + first..slots.first() + last + 1))
+}
+
+/// Keeps what is leaving in `slots` mapped, and its pages in memory. Returns how many.
+fn hold<L: LockedChunk>(locked: &mut L, slots: Slots) -> usize {
+    let mut held = 0;
+    for slot in slots.range() {
+        if locked.entries()[slot].state() == State::Leaving {
+            locked.hold(slot);
+            held += 1;
+        }
+    }
+    change(locked, slots, |entry| {
+        (entry.state() == State::Leaving).then(|| entry.stuck())
+    });
+    held
+}
+
+type Ticket<C> = <<C as Chunk>::Device as Device>::Ticket;
+
+/// Posts the zap of `slots`.
+fn zap<C: Chunk>(
+    chunk: &C,
+    locked: &C::Locked<'_>,
+    slots: Slots,
+) -> Result<Zap<Ticket<C>>, NotZapped> {
+    let table = Table::around(locked, slots, <C::Device as Device>::GRANULE);
+    chunk.device().zap(&table)
+}
+
+/// Waits for a zap that was posted.
+fn settle<C: Chunk>(chunk: &C, zap: Result<Zap<Ticket<C>>, NotZapped>) -> Result<(), NotZapped> {
+    match zap? {
+        Zap::Posted(ticket) => chunk.device().settle(ticket),
+        Zap::Gone => Ok(()),
+    }
+}
+
+/// Sees to it that the device has let go of what is leaving in `slots`, and unmaps that. When a
+/// zap fails the device may still hold a translation, and to return would give it access to
+/// memory of somebody else: it is tried again, then the device is cut off, and if even that
+/// fails the pages stay mapped and in memory.
+fn conclude<C: Chunk>(chunk: &C, slots: Slots, first: Result<Zap<Ticket<C>>, NotZapped>) {
+    let mut settled = settle(chunk, first);
+    let mut tries = 0;
+    let mut failed = false;
+    while settled.is_err() && !failed {
+        let locked = chunk.lock();
+        // Another invalidation may have taken all of it back in the meantime.
+        let Some(leaving) = still_leaving(&locked, slots) else {
+            return;
+        };
+        failed = tries == RETRIES;
+        tries += 1;
+        if failed {
+            drop(locked);
+            settled = chunk.device().cut_off();
+        } else {
+            let again = zap(chunk, &locked, leaving);
+            drop(locked);
+            settled = settle(chunk, again);
+        }
+    }
+    let mut locked = chunk.lock();
+    let (taken, held) = match settled {
+        Ok(()) => {
+            let is_leaving = |state| state == State::Leaving;
+            (unmap(&mut locked, slots, is_leaving, &LetGo::new()), 0)
+        }
+        Err(NotZapped) => (0, hold(&mut locked, slots)),
+    };
+    drop(locked);
+    chunk.count_invalidated(taken);
+    // Another invalidation may have taken all of it back in the meantime.
+    if failed && (settled.is_ok() || held > 0) {
+        chunk.not_zapped(held);
+    }
+}

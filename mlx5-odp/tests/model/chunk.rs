@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! A chunk of a region's mirror, with its notifier and its lock.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hmm_abi::{
+    start, Book, Chunk, Entry, FaultChunk, HmmPfn, Index, Indices, LetGo, LockedChunk, MapError,
+    Need, Proof, RangeError, Sequence, Slots, Started,
+};
+use mlx5_odp::MemoryError;
+
+use super::device::Key;
+use super::memory::{Memory, Pages, Walked};
+use super::world::Walk;
+
+/// How often a range fault that is overtaken begins anew, before it has lasted for as long as the
+/// kernel waits.
+const PATIENCE: usize = 64;
+
+/// A chunk in memory.
+pub(crate) struct Area {
+    key: Arc<Key>,
+    indices: Indices,
+    /// Of the process.
+    pub(crate) pages: Pages,
+    /// The notifier's.
+    sequence: AtomicUsize,
+    /// Taken by whoever has the lock.
+    kept: Mutex<Option<Kept>>,
+    pub(crate) invalidated: AtomicUsize,
+}
+
+/// What the lock protects.
+struct Kept {
+    entries: Vec<Entry>,
+    addresses: Vec<Option<u64>>,
+    book: Book<u64>,
+}
+
+/// A chunk that is in use.
+pub(crate) struct Ref(pub(crate) Arc<Area>);
+
+/// A chunk under its lock.
+pub(crate) struct Locked<'c> {
+    area: &'c Area,
+    /// Until the drop.
+    kept: Option<Kept>,
+}
+
+impl Area {
+    pub(crate) fn new(key: Arc<Key>, indices: Indices, pages: Pages) -> Self {
+        Self {
+            kept: Mutex::new(Some(Kept {
+                entries: vec![Entry::EMPTY; indices.len()],
+                addresses: vec![None; indices.len()],
+                book: Book::new(),
+            })),
+            key,
+            indices,
+            pages,
+            sequence: AtomicUsize::new(0),
+            invalidated: AtomicUsize::new(0),
+        }
+    }
+
+    fn set_sequence(&self, sequence: usize) {
+        self.sequence.store(sequence, Ordering::Relaxed);
+    }
+
+    fn sequence(&self) -> usize {
+        self.sequence.load(Ordering::Relaxed)
+    }
+}
+
+impl Ref {
+    /// The notifier's callback: the first pass.
+    pub(crate) fn invalidate(&self, pages: &Pages, sequence: usize, two_passes: bool) -> Started {
+        let all = &self.0.pages;
+        let first = pages.start.max(all.start) - all.start;
+        let end = pages.end.min(all.end) - all.start;
+        start(self, Slots::new(first..end), sequence, true, two_passes)
+    }
+}
+
+impl Chunk for Ref {
+    type Device = Key;
+    type Locked<'c> = Locked<'c>;
+    type NewSequence<'n> = usize;
+
+    fn device(&self) -> &Key {
+        &self.0.key
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        // Whoever has it lets go of it: with one thread only, that is nobody.
+        for _ in 0..100_000 {
+            if let Some(locked) = self.try_lock() {
+                return locked;
+            }
+        }
+        panic!("a lock that is never released");
+    }
+
+    fn try_lock(&self) -> Option<Locked<'_>> {
+        self.0.key.world.step();
+        let kept = self.0.kept.lock().unwrap().take()?;
+        Some(Locked {
+            area: &self.0,
+            kept: Some(kept),
+        })
+    }
+
+    fn set_sequence(&self, _: &mut Locked<'_>, sequence: usize) {
+        self.0.set_sequence(sequence);
+    }
+
+    fn count_invalidated(&self, entries: usize) {
+        self.0.invalidated.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    fn not_zapped(&self, _: usize) {}
+}
+
+impl FaultChunk for Ref {
+    type Error = MemoryError;
+
+    fn range_fault(
+        &self,
+        slots: Slots,
+        need: Need,
+        found: &mut [HmmPfn],
+    ) -> Result<Sequence, RangeError<MemoryError>> {
+        let area = &*self.0;
+        let world = &area.key.world;
+        assert_eq!(found.len(), slots.len());
+        let trouble = {
+            let mut state = world.state();
+            state.walks += 1;
+            state.writes_asked += usize::from(need == Need::Write);
+            state.trouble.walks.pop_front()
+        };
+        match trouble {
+            Some(Walk::Busy) => return Err(RangeError::Busy),
+            Some(Walk::Failed(error)) => return Err(RangeError::Failed(error)),
+            Some(Walk::Stale) | None => {}
+        }
+        'again: for _ in 0..PATIENCE {
+            let sequence = {
+                let state = world.state();
+                if state.is_invalidating(&area.pages) {
+                    continue;
+                }
+                area.sequence()
+            };
+            for (slot, found) in slots.range().zip(&mut *found) {
+                let page = area.pages.start + slot;
+                let walked = world.state().memory.walk(page, need);
+                match walked.map_err(RangeError::Failed)? {
+                    Walked::Found(page) => *found = page,
+                    Walked::Copy => {
+                        world.invalidate(&(page..page + 1), true, |memory| memory.copy(page));
+                        continue 'again;
+                    }
+                }
+            }
+            if let Some(Walk::Stale) = trouble {
+                area.set_sequence(world.state().next_invalidation());
+            }
+            return Ok(Sequence(sequence));
+        }
+        Err(RangeError::Busy)
+    }
+
+    fn read_retry(&self, _: &Locked<'_>, Sequence(sequence): Sequence) -> bool {
+        let no_check = self.0.key.world.state().trouble.no_retry_check;
+        !no_check && self.0.sequence() != sequence
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut kept) = self.area.kept.lock() {
+            *kept = self.kept.take();
+        }
+    }
+}
+
+impl Locked<'_> {
+    fn kept(&self) -> &Kept {
+        self.kept.as_ref().expect("not dropped")
+    }
+
+    fn kept_mut(&mut self) -> &mut Kept {
+        self.kept.as_mut().expect("not dropped")
+    }
+
+    fn frame(&self, slot: usize) -> usize {
+        Memory::frame(self.kept().entries[slot].pfn())
+    }
+}
+
+impl LockedChunk for Locked<'_> {
+    type Ticket = u64;
+
+    fn first(&self) -> Index {
+        self.area.indices.first()
+    }
+
+    fn entries(&self) -> &[Entry] {
+        &self.kept().entries
+    }
+
+    fn entries_mut(&mut self, _: Proof) -> &mut [Entry] {
+        &mut self.kept_mut().entries
+    }
+
+    fn book(&self) -> &Book<u64> {
+        &self.kept().book
+    }
+
+    fn book_mut(&mut self, _: Proof) -> &mut Book<u64> {
+        &mut self.kept_mut().book
+    }
+
+    fn map(&mut self, slots: Slots) -> Result<(), MapError> {
+        for slot in slots.range() {
+            let frame = self.frame(slot);
+            let address = self.area.key.world.state().nic.map(frame);
+            let old = self.kept_mut().addresses[slot].replace(address);
+            assert_eq!(old, None, "mapped twice");
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, _: Slots) -> Result<(), MapError> {
+        Ok(())
+    }
+
+    fn address(&self, slot: usize) -> u64 {
+        self.kept().addresses[slot].expect("the address of what is not mapped")
+    }
+
+    fn unmap(&mut self, slots: Slots, _: &LetGo) {
+        for slot in slots.range() {
+            let address = self.kept_mut().addresses[slot].take();
+            let address = address.expect("unmapped and not mapped");
+            let frame = self.area.key.world.state().nic.unmap(address);
+            assert_eq!(frame, self.frame(slot));
+        }
+    }
+
+    fn set_dirty(&mut self, slot: usize, _: &LetGo) {
+        let frame = self.frame(slot);
+        self.area.key.world.state().memory.set_dirty(frame);
+    }
+
+    fn hold(&mut self, slot: usize) {
+        let frame = self.frame(slot);
+        self.area.key.world.state().memory.hold(frame);
+    }
+
+    fn unhold(&mut self, slot: usize, _: &LetGo) {
+        let frame = self.frame(slot);
+        self.area.key.world.state().memory.unhold(frame);
+    }
+}

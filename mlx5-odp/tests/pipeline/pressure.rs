@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
+
+//! What is scarce or late for now is no error of the application.
+
+use firmware_cmds::PageFault;
+use hmm_abi::{PublishError, ATTEMPTS, BUSY_ATTEMPTS};
+use mlx5_odp::{MemoryError, Pressure, Report, TRIES};
+
+use super::model::world::{Trouble, Walk};
+use super::*;
+
+const TIMES: usize = TRIES as usize;
+
+fn walks(walk: Walk, times: usize) -> Trouble {
+    Trouble {
+        walks: vec![walk; times].into(),
+        ..Trouble::default()
+    }
+}
+
+fn again(why: Pressure) -> Walk {
+    Walk::Failed(MemoryError::Again(why))
+}
+
+fn publishes(times: usize) -> Trouble {
+    Trouble {
+        publishes: vec![PublishError::Again; times].into(),
+        ..Trouble::default()
+    }
+}
+
+fn chunks(times: usize) -> Trouble {
+    Trouble {
+        chunks: times,
+        ..Trouble::default()
+    }
+}
+
+fn events() -> [PageFault; 2] {
+    [
+        PageFault::Memory(memory(IOVA, 1)),
+        PageFault::Rdma(rdma(IOVA, 100, true)),
+    ]
+}
+
+#[test]
+fn it_is_tried_again() {
+    let attempts = usize::try_from(ATTEMPTS).unwrap();
+    let cases: [fn(usize) -> Trouble; 5] = [
+        |times| walks(again(Pressure::Memory), times),
+        |times| walks(again(Pressure::Race), times),
+        |times| walks(Walk::Stale, times * usize::try_from(ATTEMPTS).unwrap()),
+        publishes,
+        chunks,
+    ];
+    for (number, trouble) in cases.iter().enumerate() {
+        for event in events() {
+            let model = model();
+            model.world().trouble = trouble(TIMES - 1);
+            fault(&model, event);
+            assert_eq!(resumed(&model), [true], "case {number}");
+            assert_eq!(table(&model, 0, 1), [RW], "case {number}");
+            assert_eq!(model.world().backoffs, TRIES - 1);
+            assert_eq!(model.world().gave_back, 0);
+            assert!(model.world().walks <= attempts * TIMES);
+            assert_eq!(model.mapped(KEY), 1, "counted once");
+        }
+    }
+    // Less than a try is nobody's business.
+    let model = model();
+    model.world().trouble = walks(Walk::Busy, usize::try_from(BUSY_ATTEMPTS).unwrap() - 1);
+    fault(&model, PageFault::Memory(memory(IOVA, 1)));
+    assert_eq!((table(&model, 0, 1), model.world().backoffs), (vec![RW], 0));
+}
+
+#[test]
+fn what_lasts_goes_back_to_the_device() {
+    let held = usize::try_from(BUSY_ATTEMPTS).unwrap();
+    let stale = usize::try_from(ATTEMPTS).unwrap() * TIMES;
+    let none = || Trouble {
+        scratch: true,
+        ..Trouble::default()
+    };
+    // What is wrong, and how often the page table is walked.
+    let cases: [(&dyn Fn() -> Trouble, usize); 7] = [
+        (&|| walks(again(Pressure::Race), 1000), TIMES),
+        (&|| walks(again(Pressure::Memory), 1000), TIMES),
+        // Whoever says so has been patient, and the MR cannot be destroyed meanwhile.
+        (&|| walks(again(Pressure::Held), 1000), 1),
+        (&|| walks(Walk::Busy, 1000), held),
+        (&|| walks(Walk::Stale, 1000), stale),
+        (&|| publishes(1000), TIMES),
+        (&none, 0),
+    ];
+    for (number, (trouble, times)) in cases.iter().enumerate() {
+        for event in events() {
+            let model = model();
+            model.world().trouble = trouble();
+            fault(&model, event);
+
+            // The access has not failed, nor has it got its page: it will fault again.
+            assert_eq!(resumed(&model), [true], "case {number}");
+            assert_eq!(table(&model, 0, 1), [NONE]);
+            let world = model.world();
+            assert_eq!(world.gave_back, 1);
+            assert_eq!(world.walks, *times, "bounded: case {number}");
+            assert!(world.reports.is_empty());
+        }
+    }
+}
+
+#[test]
+fn no_memory_for_a_chunk_goes_back_to_the_device_too() {
+    let model = model();
+    model.world().trouble = chunks(1000);
+    fault(&model, PageFault::Memory(memory(IOVA, 1)));
+    assert_eq!(resumed(&model), [true]);
+    assert_eq!(model.world().trouble.chunks, 1000 - TIMES);
+    assert!(model.mr(KEY).chunks().is_empty());
+}
+
+#[test]
+fn an_update_that_fails_is_the_devices_error() {
+    let model = model();
+    model.world().trouble.publishes = [PublishError::Failed].into();
+    fault(&model, PageFault::Memory(memory(IOVA, 1)));
+    assert_eq!(resumed(&model), [false]);
+    assert_eq!(model.world().reports, [Report::Update(KEY)]);
+    // Some of it has arrived, which is taken back with the page.
+    assert_eq!(model.mapped(KEY), 1);
+    drop_pages(&model, 0..1);
+    assert_eq!(table(&model, 0, 1), [NONE]);
+    assert_eq!(model.mapped(KEY), 0);
+    // It may be better next time.
+    fault(&model, PageFault::Memory(memory(IOVA, 1)));
+    assert_eq!(resumed(&model), [false, true]);
+}
+
+#[test]
+fn what_the_memory_manager_refuses_fails_at_once() {
+    for event in events() {
+        let model = model();
+        model.world().trouble = walks(Walk::Failed(MemoryError::Invalid), 1);
+        fault(&model, event);
+        assert_eq!(resumed(&model), [false]);
+        assert_eq!(model.world().walks, 1);
+        assert_eq!(model.world().backoffs, 0);
+    }
+}
+
+/// Write refused is an answer for the one who knows that it is to be written.
+#[test]
+fn a_refused_write_is_final_where_the_event_says_write() {
+    let [unknown, write] = events();
+    for (event, succeeds) in [(unknown, true), (write, false)] {
+        let model = model();
+        model.world().trouble = walks(Walk::Failed(MemoryError::WriteRefused), 1);
+        fault(&model, event);
+        assert_eq!(resumed(&model), [succeeds]);
+        let walks = model.world().walks;
+        assert_eq!(walks, if succeeds { 2 } else { 1 });
+    }
+}
