@@ -159,7 +159,6 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
     let testbed = Testbed::open()?;
     let options = Options {
         ours: args.odp == Odp::Rust,
-        skip_zap: false,
         conformance: args.conformance || shell,
         device: !args.no_device,
         scheme: args.scheme,

@@ -35,9 +35,6 @@ pub(crate) const WARNINGS: &str = "warnings";
 pub(crate) enum Variant {
     /// For the stock kernel.
     Stock,
-    /// For the stock kernel, with an mlx5_ib that skips one zap: to show that
-    /// the strict mode notices. Never for use.
-    SkipZap,
     /// For the debug kernel.
     Debug,
 }
@@ -46,7 +43,6 @@ impl Variant {
     fn name(self) -> &'static str {
         match self {
             Self::Stock => "modules",
-            Self::SkipZap => "modules-skip-zap",
             Self::Debug => "modules-debug",
         }
     }
@@ -54,7 +50,6 @@ impl Variant {
     fn build_name(self) -> &'static str {
         match self {
             Self::Stock => "build-modules",
-            Self::SkipZap => "build-modules-skip-zap",
             Self::Debug => "build-modules-debug",
         }
     }
@@ -191,7 +186,6 @@ pub(crate) fn ensure(
         name: variant.name(),
         title: match variant {
             Variant::Stock => "ib_core.ko and mlx5_ib.ko",
-            Variant::SkipZap => "ib_core.ko and mlx5_ib.ko, test variant that skips one zap",
             Variant::Debug => "ib_core.ko and mlx5_ib.ko for the debug kernel",
         },
         made_from: json!({
@@ -205,30 +199,14 @@ pub(crate) fn ensure(
     cache.step(&recipe, |dir, log| {
         let bitfield = package_source(&checkout, "bitfield-struct", log)?;
         let made_for = json!({ "kernel": kernel.id(), "checkout": checkout.to_string_lossy() });
-        let workshop =
-            |variant: Variant| Workshop::new(cache.join(variant.build_name()), &made_for);
-        let work = workshop(variant);
+        let work = Workshop::new(cache.join(variant.build_name()), &made_for);
         if !work.fits() {
             work.clear()?;
-            if variant == Variant::SkipZap {
-                // Nearly all of it is the same; held so that nobody builds there.
-                let _held = ensure(cache, root, kernel, Variant::Stock)?;
-                let other = workshop(Variant::Stock);
-                if other.fits() {
-                    let mut copy = crate::proc::command("cp");
-                    copy.arg("-a").arg(other.path.join(".")).arg(&work.path);
-                    log.run("copying the other variant's objects", &mut copy)?;
-                }
-            }
         }
-        let variant_flag = match variant {
-            Variant::SkipZap => "MLX5_ODP_TEST_SKIP_ZAP=1",
-            Variant::Stock | Variant::Debug => "",
-        };
         let kernel_flags = kernel.flags();
         let script = format!(
             "make -C {BUILD} M=/project MO=/out BITFIELD_STRUCT_SRC=/cargo \
-             MLX5_ODP_SELFTEST=1 {kernel_flags} {variant_flag} -j$(nproc) modules\n\
+             MLX5_ODP_SELFTEST=1 {kernel_flags} -j$(nproc) modules\n\
              cp {} /modules/\n",
             MODULES.map(|m| format!("/out/{m}")).join(" ")
         );

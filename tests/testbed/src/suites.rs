@@ -116,11 +116,6 @@ fn suites() -> Vec<Suite> {
         },
         suite("zap-clean", &["zap", "clean"], 2),
         Suite {
-            options: Options {
-                ours: false,
-                skip_zap: true,
-                ..Options::default()
-            },
             violation: Some("access through a translation that was taken back"),
             ..suite("zap-caught", &["zap", "caught"], 2)
         },

@@ -35,8 +35,6 @@ const LARGE: [(&str, u64); 3] = [
 pub(crate) struct Options {
     /// Our modules.
     pub(crate) ours: bool,
-    /// Our modules in the variant that skips one zap, as well.
-    pub(crate) skip_zap: bool,
     /// The programs of tests/conformance.
     pub(crate) conformance: bool,
     /// The software ConnectX.
@@ -56,7 +54,6 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             ours: true,
-            skip_zap: false,
             conformance: true,
             device: true,
             scheme: Scheme::Memory,
@@ -124,27 +121,19 @@ impl Testbed {
     pub(crate) fn machine(&self, options: &Options) -> Result<Machine> {
         let kernel = match options.debug_kernel {
             true => Some(kernel::ensure_debug(&self.cache, &self.root)?),
-            false if options.ours || options.skip_zap => Some(self.kernel()?),
+            false if options.ours => Some(self.kernel()?),
             false => None,
         };
-        let mut variants = Vec::new();
-        if options.ours {
-            variants.push(match options.debug_kernel {
-                true => ("rust", Variant::Debug),
-                false => ("rust", Variant::Stock),
-            });
-        }
-        if options.skip_zap {
-            variants.push(("skip-zap", Variant::SkipZap));
-        }
         let mut modules = Vec::new();
         let mut held = Vec::new();
-        if let Some(kernel) = &kernel {
-            for (name, variant) in variants {
-                let ready = modules::ensure(&self.cache, &self.root, kernel, variant)?;
-                modules.push((name.to_owned(), ready.path().to_owned()));
-                held.push(ready);
-            }
+        if let Some(kernel) = kernel.as_ref().filter(|_| options.ours) {
+            let variant = match options.debug_kernel {
+                true => Variant::Debug,
+                false => Variant::Stock,
+            };
+            let ready = modules::ensure(&self.cache, &self.root, kernel, variant)?;
+            modules.push(("rust".to_owned(), ready.path().to_owned()));
+            held.push(ready);
         }
         if options.conformance {
             let ready = conformance(&self.cache, &self.root)?;
