@@ -480,3 +480,18 @@ fn a_socket_that_exists_is_refused() {
     assert_eq!(nowhere.0, Some(1));
     assert!(nowhere.1.contains("cannot listen"), "{nowhere:?}");
 }
+
+#[test]
+fn rules_of_the_command_line() {
+    let rules = ["--rule", "umr do=drop", "--rule", "event every=2 do=drop"];
+    let guest = Guest::start("rules", &rules);
+    let reply = ask(&guest.scratch.path("control"), r#"{"cmd":"rules"}"#);
+    for rule in [r#""id":1,"#, r#""rule":"event every=2 do=drop""#] {
+        assert!(reply.contains(rule), "{reply}");
+    }
+    let scratch = Scratch::new("bad-rule");
+    let mut program = Program::start(&scratch, "vfio", &["--rule", "umr do=explode"]);
+    let (status, said) = program.wait(&scratch);
+    assert_eq!(status, Some(2));
+    assert!(said.contains("umr: unknown variant `explode`"), "{said}");
+}

@@ -323,6 +323,21 @@ fn a_message_fails_or_completes_without_effect() {
 }
 
 #[test]
+fn a_message_is_held_until_its_rule_is_removed() {
+    let mut t = pair();
+    let rule = t.rule("message op=RDMA_WRITE do=hold");
+    t.post_write();
+    t.post_write();
+    assert_eq!(t.rig.run_after(10_000), []);
+    assert_eq!(t.rig.device.counters.held, 1);
+    // Another doorbell does not let it go.
+    t.post_write();
+    assert_eq!(t.rig.run(), []);
+    assert!(t.rig.device.rules.remove(rule));
+    assert_eq!(ends(&t.rig.run()), [(WRITE, 0); 3]);
+}
+
+#[test]
 fn a_held_message_ends_with_its_qp() {
     let mut t = pair();
     t.rule("message do=hold");
