@@ -11,10 +11,13 @@ use crate::region::Region;
 use crate::stall::Stall;
 
 pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, number: u32, stall: Stall<'_, D>) {
-    match (bring_in_window(driver, fault, number), fault.last) {
-        // On success only the last event of an access is answered.
-        (Ok(()) | Err(NotIn::Busy(_)), false) => stall.forget(),
-        (outcome, _) => answer(driver, stall, outcome),
+    let outcome = bring_in_window(driver, fault, number);
+    if fault.last {
+        answer(driver, stall, outcome);
+    } else {
+        // All events of an access have its token, and only the last one is answered. If this one
+        // failed, the access is repeated, and what is still missing is reported by itself.
+        stall.forget();
     }
 }
 

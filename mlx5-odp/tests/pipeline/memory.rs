@@ -73,6 +73,22 @@ fn a_demand_beyond_the_region_fails() {
     assert_eq!(model.mapped(KEY), 0);
 }
 
+/// Its token is the last one's too: a resume here would be one too many, perhaps of another access.
+#[test]
+fn an_event_that_fails_and_is_not_the_last_is_not_resumed() {
+    let model = model();
+    protect(&model, 4..5, Protection::None);
+    let mut event = memory(IOVA + 4 * PAGE, 1);
+    event.last = false;
+    fault(&model, PageFault::Memory(event));
+    assert!(resumed(&model).is_empty());
+
+    // The rest of the access came, and it is repeated: what is missing is all that is left.
+    event.last = true;
+    fault(&model, PageFault::Memory(event));
+    assert_eq!(resumed(&model), [false]);
+}
+
 #[test]
 fn an_event_that_is_not_the_last_is_not_resumed() {
     let model = model();

@@ -12,6 +12,7 @@ mod order;
 mod pair;
 mod rig;
 mod rules;
+mod shared_receive;
 mod stress;
 mod umr;
 mod walk;
