@@ -106,7 +106,7 @@ pub(crate) struct Rig {
     pub(crate) uar: u32,
     eqn: u32,
     eq: Ring,
-    cqn: u32,
+    pub(crate) cqn: u32,
     cq: Ring,
     /// Protection domain of everything but the UMR QP.
     pub(crate) pd: u32,
@@ -318,7 +318,8 @@ impl Rig {
         self.create_qp_from(self.qp_context(st, log_sq), log_sq)
     }
 
-    fn create_qp_from(&mut self, mut context: QpContext, log_sq: u32) -> TestQp {
+    /// A QP with this context, whose send queue has `2^log_sq` WQEBBs.
+    pub(crate) fn create_qp_from(&mut self, mut context: QpContext, log_sq: u32) -> TestQp {
         let pages = ((64_u64 << LOG_RQ) + (64 << log_sq)).div_ceil(4096);
         let (buffer, dbr) = (self.pages(pages), self.pages(1));
         context.set(qpc::DBR_ADDR, u32::try_from(dbr).unwrap());

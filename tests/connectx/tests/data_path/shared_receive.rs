@@ -117,7 +117,7 @@ impl Shared {
             let mut context = rig.qp_context(0, LOG_SQ);
             context.set(qpc::RQ_TYPE, 1);
             context.set(qpc::SRQN, srqn);
-            let (from, to) = (rig.create_qp(0), rig.create_qp_from(context));
+            let (from, to) = (rig.create_qp(0), rig.create_qp_from(context, LOG_SQ));
             rig.connect(from.qpn, to.qpn);
             rig.connect(to.qpn, from.qpn);
             (from, to)
