@@ -4,9 +4,12 @@
 
 use firmware_cmds::mkey::CreateMkeyIn;
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
-use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, Scheme, Wire};
+use firmware_cmds::wqe::WqeOpcode;
+use firmware_cmds::{
+    AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, PageFault, Scheme, Wire,
+};
 
-use crate::rig::{mtt, Rig};
+use crate::rig::{data, mtt, raddr, Rig};
 
 const RW: MttAccess = MttAccess::READ_WRITE;
 const VA: u64 = 0x7f00_0000_1000;
@@ -259,6 +262,48 @@ fn late_flush_completions_are_lost_at_2rst() {
         assert_eq!(ends(&mut rig), []);
         rig.set_mtts(mr.key, 0, &[mtt(mr.iova, RW); 8]);
     }
+
+/// The largest memory on demand: a TiB in pages of 4 KiB, of which two are brought in.
+#[test]
+fn a_terabyte_is_registered_and_worked_on_at_both_ends() {
+    const MTTS: u64 = 1 << 28;
+    const START: u64 = 1 << 44;
+    let mut rig = Rig::new(Scheme::Memory);
+    let (mut a, _) = rig.rc_pair();
+    let src = rig.mr(VA, 1, RW);
+    let key = free_mkey(&mut rig, 1 << 27);
+    let mut mkc = rig.mkc(AccessMode::Mtt);
+    mkc.free = false;
+    mkc.start_addr = firmware_cmds::Iova::new(START);
+    mkc.len = MTTS << 12;
+    let mask = MkeyMask::new()
+        .with_free(true)
+        .with_len(true)
+        .with_start_addr(true);
+    let absent = [Mtt::NOT_PRESENT; 512];
+    rig.umr_ok(key, UmrFlags::new(), mask, &mkc, MTTS - 512, &absent);
+    for page in [0, MTTS - 1] {
+        let va = START + (page << 12);
+        let bytes = rig.fill(src.iova, 64, 7 + u8::try_from(page & 1).unwrap());
+        let mut body = raddr(key, va);
+        body.extend(data(src.key, VA, 64));
+        rig.post(&mut a, WqeOpcode::RDMA_WRITE, 0, &body);
+        assert!(rig.run().is_empty());
+        let fault = rig.fault();
+        let PageFault::Memory(memory) = fault else {
+            panic!("{fault:?}");
+        };
+        assert_eq!((memory.mkey, memory.va.get()), (key, va));
+        let iova = rig.pages(1);
+        let mut list = [Mtt::NOT_PRESENT; 8];
+        list[usize::try_from(page % 8).unwrap()] = mtt(iova, RW);
+        rig.set_mtts(key, page & !7, &list);
+        assert_eq!(rig.resume(&fault, false)[0].syndrome, 0);
+        assert_eq!(rig.peek(iova, 64), bytes);
+    }
+    let mkey = rig.device.mkeys.get(key.index().get()).unwrap();
+    assert_eq!(mkey.xlt.chunks(), 2);
+    assert!(rig.violations().is_empty());
 }
 
 #[test]
