@@ -152,8 +152,8 @@ static void pair_connect(struct pair *pair)
 		to_rts(pair, side);
 }
 
-void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
-		 uint8_t timeout)
+void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
+		    unsigned int depth, uint8_t timeout)
 {
 	struct ibv_qp_init_attr init = {
 		.qp_type = IBV_QPT_RC,
@@ -170,9 +170,7 @@ void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
 	pair->depth = depth;
 	pair->timeout = timeout;
 	for (side = 0; side < 2; side++) {
-		pair->cq[side] = ibv_create_cq(dev->ctx, 2 * depth, NULL, NULL, 0);
-		if (!pair->cq[side])
-			die("%s: ibv_create_cq: %s", dev->name, strerror(errno));
+		pair->cq[side] = cq[side];
 		init.send_cq = pair->cq[side];
 		init.recv_cq = pair->cq[side];
 		pair->qp[side] = ibv_create_qp(dev->pd, &init);
@@ -180,6 +178,20 @@ void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
 			die("%s: ibv_create_qp: %s", dev->name, strerror(errno));
 	}
 	pair_connect(pair);
+}
+
+void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
+		 uint8_t timeout)
+{
+	struct ibv_cq *cq[2];
+	int side;
+
+	for (side = 0; side < 2; side++) {
+		cq[side] = ibv_create_cq(dev->ctx, 2 * depth, NULL, NULL, 0);
+		if (!cq[side])
+			die("%s: ibv_create_cq: %s", dev->name, strerror(errno));
+	}
+	pair_create_on(pair, dev, cq, depth, timeout);
 }
 
 void pair_destroy(struct pair *pair)

@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 """Tests of what the suites judge by: `python3 -m unittest test_scripts`, on any machine."""
 
+import contextlib
+import io
+import json
 import unittest
 
 import compare
+import conformance
 import cycle
+import run_rdma_core
 import run_rxe
 
 
@@ -43,6 +48,43 @@ class Compare(unittest.TestCase):
     def test_no_memory_for_an_impossible_range_is_not_better(self):
         self.assertFalse(compare.verdict("reg-length-2^63", case(errno="0"),
                                          case(errno="EINVAL"))[1])
+
+
+class RdmaCore(unittest.TestCase):
+    """run_rdma_core.py"""
+
+    class Four(unittest.TestCase):
+        """One test of each result."""
+
+        def runTest(self):
+            """Passes."""
+
+        def skipped(self):
+            """Is skipped."""
+            self.skipTest("no such thing")
+
+        def failed(self):
+            """Fails."""
+            self.assertEqual(1, 2)
+
+        def broken(self):
+            """Ends in an error."""
+            raise OSError("went away")
+
+    def test_each_result_is_a_line_and_counted(self):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            results = conformance.Results()
+            lines = run_rdma_core.Lines(results)
+            for name in "runTest", "skipped", "failed", "broken":
+                self.Four(name).run(lines)
+        said = [json.loads(line) for line in out.getvalue().splitlines()]
+        self.assertEqual([(line["result"], line["ok"]) for line in said],
+                         [("pass", True), ("skip", True), ("fail", False), ("error", False)])
+        self.assertEqual(said[1]["detail"], "no such thing")
+        self.assertEqual(said[3]["detail"], "OSError: went away")
+        self.assertEqual(set(lines.sums.values()), {1})
+        self.assertEqual(results.status(), 1)
 
 
 class Rxe(unittest.TestCase):
