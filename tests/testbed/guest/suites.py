@@ -11,6 +11,7 @@
   suites.py zap clean      every zap takes effect
   suites.py zap caught     the device completes one without doing it, and ends the run
   suites.py debug          the demo's traffic on ours, in both schemes
+  suites.py device         what the device does beside ODP, on the C driver
 """
 
 import re
@@ -18,6 +19,7 @@ import sys
 
 import bed
 import conformance
+import device
 import traffic
 
 
@@ -78,6 +80,12 @@ def debug():
             traffic.run(stack)
 
 
+def beside_odp():
+    """Devlink, link, times, events, resets."""
+    with bed.Stack("c", "memory") as stack:
+        device.run(stack)
+
+
 def zap(expect):
     """Whether each zap takes effect."""
     with bed.Stack("rust", "memory") as stack:
@@ -94,6 +102,7 @@ SUITES = {
     "cycles": lambda: bed.lines("cycles", *bed.script("cycle.py")),
     "zap": zap,
     "debug": debug,
+    "device": beside_odp,
 }
 
 

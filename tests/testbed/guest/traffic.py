@@ -17,17 +17,17 @@ def devinfo(stack):
     stack.run("ibv_devinfo", "ibv_devinfo", "-v", "-d", stack.dev, check=check)
 
 
-def pingpong(stack, test, *options):
-    """ibv_rc_pingpong with itself, contents checked (-c)."""
+def with_itself(stack, test, program, *options):
+    """A program that is server and client: ibv_rc_pingpong, or one of perftest."""
     stack.emit("start", test=test)
-    argv = ["timeout", "120", "ibv_rc_pingpong", "-d", stack.dev, "-c", *options]
+    argv = ["timeout", "120", program, "-d", stack.dev, *options]
     before, start = conformance.counters(), time.monotonic()
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           stdin=subprocess.DEVNULL, text=True) as server:
         for _ in range(200):
             with open("/proc/net/tcp6", encoding="ascii") as v6, \
                     open("/proc/net/tcp", encoding="ascii") as v4:
-                # 18515 is the program's default port; 0A is LISTEN.
+                # 18515 is the default port of all of them; 0A is LISTEN.
                 if any(":4853 " in line and " 0A " in line for line in [*v6, *v4]):
                     break
             if server.poll() is not None:
@@ -39,8 +39,13 @@ def pingpong(stack, test, *options):
         said = server.communicate()[0]
     if not done.returncode and server.returncode:
         done.returncode, done.stderr = server.returncode, said
-    # Its buffer is written before it is registered: no fault is due, with -o either.
     stack.judge(test, done, before, start)
+
+
+def pingpong(stack, test, *options):
+    """ibv_rc_pingpong, contents checked (-c). Its buffer is written before it is
+    registered: no fault is due, with -o either."""
+    with_itself(stack, test, "ibv_rc_pingpong", "-c", *options)
 
 
 def run(stack):

@@ -103,6 +103,13 @@ fn suites() -> Vec<Suite> {
             ..suite("rxe", &["rxe"], 5)
         },
         suite("cycles", &["cycles"], 6),
+        Suite {
+            options: Options {
+                ours: false,
+                ..Options::default()
+            },
+            ..suite("device", &["device"], 6)
+        },
         suite("kernel", &["kernel", "virtual", "iova", "list"], 3),
         Suite {
             options: Options {

@@ -5,9 +5,7 @@
 use firmware_cmds::mkey::CreateMkeyIn;
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::wqe::WqeOpcode;
-use firmware_cmds::{
-    AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, PageFault, Scheme, Wire,
-};
+use firmware_cmds::{AccessMode, LogPageSize, Mkc, Mkey, Mtt, MttAccess, PageFault, Scheme, Wire};
 
 use crate::rig::{data, mtt, raddr, Rig};
 
@@ -262,6 +260,7 @@ fn late_flush_completions_are_lost_at_2rst() {
         assert_eq!(ends(&mut rig), []);
         rig.set_mtts(mr.key, 0, &[mtt(mr.iova, RW); 8]);
     }
+}
 
 /// The largest memory on demand: a TiB in pages of 4 KiB, of which two are brought in.
 #[test]

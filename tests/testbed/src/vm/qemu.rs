@@ -73,8 +73,14 @@ pub(super) fn command(machine: Machine, job: &Job, parts: &Parts<'_>) -> Command
         ));
     }
     if let Some(socket) = parts.device {
+        // A root port as fast as the device: on the root bus QEMU hides the link.
+        qemu.args([
+            "-device",
+            "pcie-root-port,id=root_port,hotplug=off,x-speed=32,x-width=16",
+        ]);
         let device = serde_json::json!({
             "driver": "vfio-user-pci",
+            "bus": "root_port",
             "socket": { "type": "unix", "path": socket },
         });
         qemu.arg("-device").arg(device.to_string());
