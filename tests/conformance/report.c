@@ -57,6 +57,12 @@ void report_u64(struct report *r, const char *key, uint64_t value)
 	put(r, "%llu", (unsigned long long)value);
 }
 
+void report_i64(struct report *r, const char *key, int64_t value)
+{
+	put_key(r, key);
+	put(r, "%lld", (long long)value);
+}
+
 void report_null(struct report *r, const char *key)
 {
 	put_key(r, key);

@@ -20,6 +20,7 @@ struct report {
 
 void report_begin(struct report *r, const char *test);
 void report_u64(struct report *r, const char *key, uint64_t value);
+void report_i64(struct report *r, const char *key, int64_t value);
 void report_null(struct report *r, const char *key);
 void report_str(struct report *r, const char *key, const char *value);
 void report_bool(struct report *r, const char *key, bool value);
