@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context, Result};
 
-pub(crate) use self::hardware::{Hardware, Iommu};
+pub(crate) use self::hardware::{Hardware, Iommu, Plugin};
 use self::model::Model;
 use self::port::{copy, Port};
 use self::qemu::Parts;
@@ -35,7 +35,7 @@ use crate::progress::say;
 /// each, 30 on a machine that does other things as well.
 const BOOT: Duration = Duration::from_secs(90);
 
-/// The second stage reports every 5 seconds.
+/// The second stage reports every half second of the guest.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// From the command's end to QEMU's: a second or two.
