@@ -10,12 +10,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::fail::Failure;
 use crate::progress::say;
 use crate::report::{Lines, Report};
 use crate::testbed::{Options, Testbed};
-use crate::vm::{self, Job};
+use crate::vm::{self, Job, Machine};
 
 /// How long the demo's tests may take in the guest, about three times what they do take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(12 * 60);
@@ -38,6 +39,22 @@ impl From<String> for Trouble {
     }
 }
 
+/// Runs `job`; each line of its output goes to `take` as it comes, as JSON. Returns the
+/// exit status.
+pub(crate) fn stream(machine: Machine, job: Job, mut take: impl FnMut(Value)) -> Result<i32> {
+    let (sender, lines) = mpsc::channel();
+    let run = std::thread::spawn(move || {
+        vm::run(
+            machine,
+            &job,
+            Box::new(Lines::new(sender)),
+            Box::new(std::io::stderr()),
+        )
+    });
+    lines.into_iter().for_each(&mut take);
+    run.join().expect("the run does not panic")
+}
+
 /// Runs `command` in a new machine; its report is added to `report`.
 pub(crate) fn guest(
     testbed: &Testbed,
@@ -54,21 +71,11 @@ pub(crate) fn guest(
         stack: None,
         timeout,
     };
-    let (sender, lines) = mpsc::channel();
-    let run = std::thread::spawn(move || {
-        vm::run(
-            machine,
-            &job,
-            Box::new(Lines::new(sender)),
-            Box::new(std::io::stderr()),
-        )
-    });
-    for line in lines {
+    let ended = stream(machine, job, |line| {
         if let Some(text) = report.take(line) {
             say(&text);
         }
-    }
-    let ended = run.join().expect("the run does not panic");
+    });
     let during = report.open.take();
     Ok(match ended {
         Ok(0) => None,

@@ -3,6 +3,7 @@
 //! The testbed: makes a Debian root, a kernel tree and our modules in a cache,
 //! and runs them in QEMU with the software ConnectX.
 
+mod bench;
 mod cache;
 mod chroot;
 mod console;
@@ -52,6 +53,11 @@ enum Subcommands {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What it costs: the distribution's driver beside ours, by lines.
+    ///
+    /// Instructions of all kernel contexts, counted one by one; run time of kernel threads;
+    /// what the device and kprobes count; kernel memory.
+    Bench(bench::Args),
     /// Run all tests: on the host, then in the guest.
     Test {
         /// Only these suites.
@@ -127,6 +133,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = proc::handle_signals().and_then(|()| match cli.command {
         Subcommands::Demo { json } => demo::run(json.as_deref()),
+        Subcommands::Bench(args) => bench::run(&args),
         Subcommands::Test { only } => suites::run(&only),
         Subcommands::Debug => suites::debug(),
         Subcommands::Vm(args) => vm(args),

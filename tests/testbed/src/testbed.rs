@@ -23,6 +23,9 @@ use crate::vm::{Hardware, Machine, Scheme};
 /// Logs of this many runs are kept.
 const KEEP: usize = 20;
 
+/// The program of the step `plugin`.
+pub(crate) const PLUGIN: &str = "insn_profile.so";
+
 /// Steps that take most of the disk, in MiB.
 const LARGE: [(&str, u64); 3] = [
     ("root", root::DISK),
@@ -115,6 +118,32 @@ impl Testbed {
         let kernel = self.kernel()?;
         let ready = modules::ensure(&self.cache, &self.root, &kernel, Variant::Stock)?;
         Ok(ready.note(modules::WARNINGS)?.to_owned())
+    }
+
+    /// Builds the QEMU plugin that counts instructions, with the root's compiler.
+    pub(crate) fn plugin(&self) -> Result<Ready> {
+        let sources = checkout().join("tests/testbed/plugin");
+        let recipe = Recipe {
+            name: "plugin",
+            title: "QEMU plugin",
+            made_from: json!({
+                "root": self.root.id(),
+                "sources": modules::fingerprint(&checkout(), &["tests/testbed/plugin"])?,
+            }),
+            disk: 1,
+            holds: &[PLUGIN],
+        };
+        self.cache.step(&recipe, |dir, log| {
+            let chroot = Chroot::new(self.root.tree())
+                .bind_ro(&sources, "/project")
+                .bind(dir, "/out");
+            let script = format!(
+                "gcc -O2 -Wall -Wextra -shared -fPIC -fvisibility=hidden \
+                 -o /out/{PLUGIN} /project/insn_profile.c"
+            );
+            log.run("building the QEMU plugin", &mut chroot.shell(&script))?;
+            Ok(json!({}))
+        })
     }
 
     /// A machine with what `options` ask for.
