@@ -31,6 +31,7 @@ pub mod points;
 mod text;
 pub mod words;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU64;
 
@@ -153,7 +154,9 @@ impl<P: Point> At<P> {
             serde_json::to_value(self.when)?,
             serde_json::to_value(&self.act)?,
         ] {
-            if let Value::Object(mut part) = part {
+            if let Value::Object(part) = part {
+                // In the order of the names, whatever features serde_json was built with.
+                let mut part: BTreeMap<_, _> = part.into_iter().collect();
                 let action = part.remove("do");
                 words.extend(action.map(|name| ("do".to_owned(), name)));
                 words.extend(part.into_iter().filter(|(_, value)| !value.is_null()));
