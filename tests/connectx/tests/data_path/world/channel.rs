@@ -310,7 +310,11 @@ impl World {
             let Some(op) = op.filter(|op| op.counter == completion.counter) else {
                 panic!("{completion:?} is not of {op:?}\n{}", self.story());
             };
-            if completion.syndrome == 0 {
+            // Of a UC message the sender does not learn that the receiver gave it up.
+            let unsure = self.fail_faults && self.channels[number].kind == Kind::Uc;
+            if completion.syndrome == 0 && unsure && matches!(op.what, What::Write) {
+                self.failed(&op);
+            } else if completion.syndrome == 0 {
                 self.apply(&op);
             } else {
                 self.channels[number].broken = true;
