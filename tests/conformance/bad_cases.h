@@ -7,6 +7,7 @@
 #define CONFORMANCE_BAD_CASES_H
 
 #include "rdma.h"
+#include "verb.h"
 
 #include <infiniband/verbs.h>
 #include <stdbool.h>
@@ -33,18 +34,6 @@ enum event {
 	REPLACED,	/* munmap, then fresh memory at the same place */
 	PROTECTED,	/* mprotect(PROT_READ) */
 	DEREGISTERED,
-};
-
-enum verb {
-	REGISTER_ONLY,	/* only the registration is of interest */
-	WRITE_TO,		/* the area is the remote buffer of ... */
-	READ_FROM,
-	FETCH_ADD_ON,
-	WRITE_FROM,		/* ... the local buffer of ... */
-	READ_TO,
-	FETCH_ADD_TO,
-	SEND_FROM,
-	RECV_TO,
 };
 
 enum key { KEY_RIGHT, KEY_VARIANT, KEY_UNKNOWN };

@@ -4,8 +4,8 @@
 
 usage: compare.py C.jsonl RUST.jsonl
 
-Both files hold the output of odp_bad_input (and odp_kill). Prints a table of all
-cases and exits 1 if a case differs without being declared below, is missing on one
+Both files hold the output of odp_bad_input, odp_kill and odp_fault_shapes. Prints a table of
+all cases and exits 1 if a case differs without being declared below, is missing on one
 side, tells nothing that could be compared, or was not ok on either side.
 """
 
@@ -13,7 +13,7 @@ import json
 import sys
 
 # What a case is judged by; the other fields (times, counts) are for reading.
-FIELDS = ("errno", "local", "remote", "local_qp", "remote_qp", "effect", "end")
+FIELDS = ("errno", "local", "remote", "local_qp", "remote_qp", "effect", "resumes", "end")
 
 # Cases in which ours may be better: case -> (fields that may differ, ours, the number
 # of the defect of the C driver in c-driver.md). Ours must be exactly this.
@@ -28,6 +28,11 @@ BETTER = {
     "read-only-lw-send-dropped": ({**GOOD, "remote": "success"}, 6),
     "read-only-file-lw-read-dropped": (GOOD, 6),
     "protected-read": (GOOD, 6),
+    # An access of which two events are answered, the one that fails and the last one.
+    **{f"split-{split}": ({"resumes": "once"}, 16)
+       for split in ("2-first-hole-last", "2-first-hole-both", "2-final-hole-first",
+                     "2-final-hole-both", "8-first-hole-last", "8-first-hole-both",
+                     "8-final-hole-first", "8-final-hole-both")},
     # More than a second of waiting for an invalidation is no error of the access.
     "umr-delay-fault-during-invalidation": ({"local": "success", "local_qp": "RTS",
                                              "remote_qp": "RTS"}, 5),

@@ -117,6 +117,8 @@ void device_counters(const char *dev, struct device_counters *c)
 	}
 	if (!devctl_number(reply, "resumes_ok", &c->resumes_ok) ||
 	    !devctl_number(reply, "resumes_error", &c->resumes_error) ||
+	    !devctl_number(reply, "resumes_repeated", &c->resumes_repeated) ||
+	    !devctl_number(reply, "rnr_naks_fault", &c->rnr_naks_fault) ||
 	    !devctl_number(reply, "mtts_set", &c->mtts_set) ||
 	    !devctl_number(reply, "mtts_cleared", &c->mtts_cleared) ||
 	    !devctl_number(reply, "umr_wqes", &c->umr_wqes) ||

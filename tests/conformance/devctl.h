@@ -33,6 +33,8 @@ struct device_counters {
 	uint64_t faults_memory;
 	uint64_t resumes_ok;
 	uint64_t resumes_error;
+	uint64_t resumes_repeated;	/* of an access that was resumed before */
+	uint64_t rnr_naks_fault;
 	uint64_t mtts_set;
 	uint64_t mtts_cleared;
 	uint64_t umr_wqes;

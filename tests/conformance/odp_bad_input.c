@@ -150,34 +150,6 @@ static void snapshot(struct bench *b, uint8_t *copy, const struct bad_case *c)
 	close(pipefd[1]);
 }
 
-static bool area_is_target(enum verb verb)
-{
-	return verb == WRITE_TO || verb == FETCH_ADD_ON || verb == READ_TO ||
-	       verb == FETCH_ADD_TO || verb == RECV_TO;
-}
-
-static bool area_is_remote(enum verb verb)
-{
-	return verb == WRITE_TO || verb == READ_FROM || verb == FETCH_ADD_ON;
-}
-
-static enum ibv_wr_opcode opcode_of(enum verb verb)
-{
-	switch (verb) {
-	case WRITE_TO:
-	case WRITE_FROM:
-		return IBV_WR_RDMA_WRITE;
-	case READ_FROM:
-	case READ_TO:
-		return IBV_WR_RDMA_READ;
-	case FETCH_ADD_ON:
-	case FETCH_ADD_TO:
-		return IBV_WR_ATOMIC_FETCH_AND_ADD;
-	default:
-		return IBV_WR_SEND;
-	}
-}
-
 static uint32_t damaged_key(uint32_t key, enum key how)
 {
 	switch (how) {

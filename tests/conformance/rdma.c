@@ -131,7 +131,7 @@ static void to_rts(struct pair *pair, int side)
 		.qp_state = IBV_QPS_RTS,
 		.timeout = pair->timeout,
 		.retry_cnt = 7,
-		.rnr_retry = 7,
+		.rnr_retry = pair->rnr_retry,
 		.max_rd_atomic = 4,
 	};
 
@@ -169,6 +169,7 @@ void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const 
 	pair->dev = dev;
 	pair->depth = depth;
 	pair->timeout = timeout;
+	pair->rnr_retry = 7;
 	for (side = 0; side < 2; side++) {
 		pair->cq[side] = cq[side];
 		init.send_cq = pair->cq[side];

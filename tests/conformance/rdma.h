@@ -38,6 +38,7 @@ struct pair {
 	struct ibv_qp *qp[2];
 	unsigned int depth;
 	uint8_t timeout;	/* exponent: 4.096 us * 2^timeout, 7 retries */
+	uint8_t rnr_retry;	/* 7, no limit, unless changed before pair_reconnect() */
 };
 
 enum { REQUESTER, RESPONDER };

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 #define _GNU_SOURCE
 #include "transfer.h"
+#include "pagemap.h"
 #include "pattern.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,31 +12,6 @@
 
 #define POISON 0xa5
 #define MAX_PASSES 1000		/* of one round: far more than chance can need */
-
-static size_t absent_pages(const void *addr, size_t pages)
-{
-	off_t off = (uintptr_t)addr / PAGE * sizeof(uint64_t);
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	size_t i, absent = 0;
-	uint64_t entry[512];
-	ssize_t n;
-
-	if (fd < 0)
-		die("/proc/self/pagemap: %s", strerror(errno));
-	while (pages) {
-		size_t want = pages < 512 ? pages : 512;
-
-		n = pread(fd, entry, want * sizeof(*entry), off);
-		if (n != (ssize_t)(want * sizeof(*entry)))
-			die("/proc/self/pagemap: short read");
-		for (i = 0; i < want; i++)
-			absent += !(entry[i] >> 63);	/* bit 63: present */
-		off += n;
-		pages -= want;
-	}
-	close(fd);
-	return absent;
-}
 
 int transfer_source(size_t size, uint64_t seed)
 {

@@ -3,7 +3,8 @@
 """The suites of `cargo xtask test` beside the demo's tests, each in a machine of its own.
 
   suites.py disturb N      ours disturbed for N seconds in each direction and scheme
-  suites.py input          bad input and kills, the C driver and ours compared
+  suites.py cases          bad input, kills, faults as a card may raise them, on the C driver
+                           and on ours: compared case by case
   suites.py mixed          the distribution's mlx5_ib on our ib_core: the demo's traffic
   suites.py rxe            rdma_rxe on the distribution's ib_core and on ours
   suites.py cycles         ours loaded and unloaded 20 times, with traffic
@@ -23,17 +24,18 @@ import device
 import traffic
 
 
-def bad_input():
-    """The cases on both drivers, then case beside case."""
+def cases():
+    """Programs with tables of cases on both drivers, then case beside case."""
     for scheme in "memory", "transport":
         kept = []
         for name in "c", "rust":
             path = f"/tmp/{name}-{scheme}.jsonl"
             kept.append(path)
             with open(path, "w", encoding="utf-8") as keep, bed.Stack(name, scheme) as stack:
-                for program in "odp_bad_input", "odp_kill":
+                for program, *options in (["odp_bad_input"], ["odp_kill"],
+                                          ["odp_fault_shapes", "--scheme", scheme]):
                     stack.lines(program, conformance.program(program), "--dev", stack.dev,
-                                keep=keep)
+                                *options, keep=keep)
         bed.emit("start", test=f"compare {scheme}")
         done = bed.command(*bed.script("compare.py"), *kept)
         for line in done.stdout.splitlines():
@@ -95,7 +97,7 @@ def zap(expect):
 
 SUITES = {
     "disturb": disturb,
-    "input": bad_input,
+    "cases": cases,
     "mixed": mixed,
     "rxe": lambda: bed.lines("rxe", *bed.script("run_rxe.py")),
     "kernel": kernel,

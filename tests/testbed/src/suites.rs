@@ -86,7 +86,7 @@ fn suites() -> Vec<Suite> {
             ..suite("traffic", &[], 0)
         },
         suite("disturb", &["disturb", DISTURB_SECONDS], 8),
-        suite("bad-input", &["input"], 10),
+        suite("cases", &["cases"], 12),
         Suite {
             whole: &["mixed"],
             ..suite("mixed", &["mixed"], 6)
