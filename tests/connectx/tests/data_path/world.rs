@@ -17,7 +17,8 @@ use std::time::Duration;
 use connectx::{GuestMemory, Order};
 use firmware_cmds::umr::{MkeyMask, UmrFlags};
 use firmware_cmds::{
-    AccessMode, DmaAddr, EventType, Mkc, Mkey, Mtt, MttAccess, PageFault, Scheme, WqeFaultKind,
+    AccessMode, DmaAddr, EventType, MemoryFault, Mkc, Mkey, Mtt, MttAccess, PageFault, Scheme,
+    WqeFaultKind,
 };
 
 use crate::rig::{mtt, Rig, TestQp};
@@ -47,6 +48,15 @@ enum Place {
     },
 }
 
+/// A UMR, and how it ended.
+#[derive(PartialEq)]
+enum Update {
+    Posted,
+    Done,
+    /// In an error, and with it the UMR QP.
+    Failed,
+}
+
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) rig: Rig,
@@ -56,7 +66,7 @@ pub(crate) struct World {
     pub(crate) fail_faults: bool,
     /// Leave the translations of this page when it is taken away: the bug to be caught.
     pub(crate) forget: Option<usize>,
-    /// WQEs posted and faults resumed.
+    /// Send WQEs posted.
     pub(crate) operations: usize,
     pub(crate) key: Mkey,
     places: Vec<Place>,
@@ -67,8 +77,8 @@ pub(crate) struct World {
     channels: Vec<Channel>,
     messages: BTreeMap<u32, Message>,
     faults: Vec<PageFault>,
-    /// A UMR is under way.
-    updating: bool,
+    /// The UMR under way.
+    update: Update,
 }
 
 impl World {
@@ -103,11 +113,11 @@ impl World {
             channels: Vec::new(),
             messages: BTreeMap::new(),
             faults: Vec::new(),
-            updating: false,
+            update: Update::Done,
         };
         for _ in 0..PAGES {
-            let bytes: Vec<u8> = (0..PAGE)
-                .map(|_| u8::try_from(world.rng.pick(256)).unwrap())
+            let bytes: Vec<u8> = (0..PAGE / 8)
+                .flat_map(|_| world.rng.pick(usize::MAX).to_ne_bytes())
                 .collect();
             world.expected.extend(&bytes);
             world.places.push(Place::Swap(bytes));
@@ -117,7 +127,8 @@ impl World {
         world
     }
 
-    /// Writes the MTTs of the groups of 8 that hold `pages`, and waits for it.
+    /// Writes the MTTs of the groups of 8 that hold `pages`, and waits for it; as often as it
+    /// takes.
     fn publish(&mut self, pages: Range<usize>) {
         let first = pages.start & !7;
         let last = pages.end.next_multiple_of(8).min(PAGES);
@@ -130,11 +141,16 @@ impl World {
         let flags = UmrFlags::new().with_check_free(true);
         let first = u64::try_from(first).unwrap();
         let none = MkeyMask::new();
-        self.operations += 1;
-        self.updating = true;
-        self.rig
-            .post_umr(self.key, flags, none, &Mkc::default(), first, &list);
-        self.wait("a UMR", |world| !world.updating);
+        loop {
+            self.update = Update::Posted;
+            self.rig
+                .post_umr(self.key, flags, none, &Mkc::default(), first, &list);
+            self.wait("a UMR", |world| world.update != Update::Posted);
+            if self.update == Update::Done {
+                return;
+            }
+            self.rig.recover_umr();
+        }
     }
 
     pub(crate) fn page_in(&mut self, pages: Range<usize>, access: MttAccess) {
@@ -226,9 +242,11 @@ impl World {
     fn collect(&mut self) {
         for completion in self.rig.poll_cq() {
             if completion.qpn == self.rig.umr_qpn() {
-                assert!(self.updating, "{completion:?}");
-                assert_eq!(completion.syndrome, 0, "{completion:?}");
-                self.updating = false;
+                assert!(self.update == Update::Posted, "{completion:?}");
+                self.update = match completion.syndrome {
+                    0 => Update::Done,
+                    _ => Update::Failed,
+                };
             } else {
                 self.completed(&completion);
             }
@@ -240,8 +258,8 @@ impl World {
         }
     }
 
-    /// The bytes of the MR that a fault is about, and whether they are written; `None` if
-    /// what stalled is over by now.
+    /// The bytes of the MR that a fault is about, less those that have moved, and whether they
+    /// are written; `None` if what stalled is over by now.
     fn wanted(&self, fault: &PageFault) -> Option<(usize, usize, bool)> {
         let offset = |va: u64| usize::try_from(va - VA).unwrap();
         let len = |len: u64| usize::try_from(len).unwrap();
@@ -253,27 +271,37 @@ impl World {
             }
             PageFault::Rdma(fault) => {
                 assert_eq!(fault.r_key, self.key);
-                let bytes = len(u64::from(fault.rdma_op_len));
+                let moved = len(fault.bytes_committed.into());
+                let bytes = len(fault.rdma_op_len.into()) - moved;
                 let write = fault.fault_type.is_write();
-                Some((offset(fault.rdma_va.get()), bytes, write))
+                Some((offset(fault.rdma_va.get()) + moved, bytes, write))
             }
             PageFault::Wqe(fault) => {
                 let (number, index) = (fault.wq_number.get(), fault.wqe_index);
-                match fault.kind {
+                let (start, bytes, write) = match fault.kind {
                     WqeFaultKind::SendOrWrite => self.local(number, index, false),
                     WqeFaultKind::ReadOrAtomic => self.local(number, index, true),
                     WqeFaultKind::Receive => self.slot(number, index, false),
                     WqeFaultKind::SharedReceive => self.slot(number, index, true),
-                }
+                }?;
+                let moved = len(fault.bytes_committed.into());
+                Some((start + moved, bytes - moved, write))
             }
         }
+    }
+
+    /// Whether an access may fail for its fault.
+    fn faults_may_fail(&self) -> bool {
+        self.fail_faults || !self.rig.device.rules.entries().is_empty()
     }
 
     /// Serves one fault as the driver does: whatever it names, or sometimes only a part.
     fn serve(&mut self) {
         let index = self.rng.pick(self.faults.len());
         let fault = self.faults.swap_remove(index);
-        let fail = self.fail_faults && self.rng.pick(12) == 0;
+        // Of the events of one access only the last one is answered.
+        let answered = !matches!(fault, PageFault::Memory(MemoryFault { last: false, .. }));
+        let fail = answered && self.fail_faults && self.rng.pick(12) == 0;
         if let Some((start, len, write)) = self.wanted(&fault).filter(|_| !fail) {
             let first = start / PAGE;
             let end = (start + len).div_ceil(PAGE);
@@ -285,11 +313,12 @@ impl World {
             let access = MttAccess { read: true, write };
             self.page_in(first..first + take, access);
         }
-        self.operations += 1;
-        self.rig.command(&fault.resume(fail).to_bytes(), 16);
+        if answered {
+            self.rig.command(&fault.resume(fail).to_bytes(), 16);
+        }
     }
 
-    /// Does so many operations of every kind, and ends them all.
+    /// Posts so many operations of every kind, and ends them all.
     pub(crate) fn run(&mut self, operations: usize) {
         while self.operations < operations {
             match self.rng.pick(16) {
@@ -347,6 +376,7 @@ impl World {
                 self.rig.now += Duration::from_millis(70);
             } else {
                 assert!(self.rig.device.faults.is_empty(), "{}", self.story());
+                self.heal_all();
                 self.check_messages();
                 return;
             }

@@ -288,7 +288,6 @@ impl World {
             }
         };
         queue.posted.push_back((index, slot));
-        self.operations += 1;
     }
 
     /// Takes note of a completion.
@@ -311,7 +310,7 @@ impl World {
                 panic!("{completion:?} is not of {op:?}\n{}", self.story());
             };
             // Of a UC message the sender does not learn that the receiver gave it up.
-            let unsure = self.fail_faults && self.channels[number].kind == Kind::Uc;
+            let unsure = self.faults_may_fail() && self.channels[number].kind == Kind::Uc;
             if completion.syndrome == 0 && unsure && matches!(op.what, What::Write) {
                 self.failed(&op);
             } else if completion.syndrome == 0 {
@@ -453,9 +452,22 @@ impl World {
         Some((posted.1, SLOT, true))
     }
 
-    /// Brings a channel that broke back, once all of its operations have ended.
+    /// Brings a channel back if it broke.
     pub(super) fn heal_some(&mut self) {
         let number = self.rng.pick(CHANNELS.len());
+        self.heal(number);
+    }
+
+    /// Brings all channels that broke back. A receive that waited for the rest of a message
+    /// ends with it.
+    pub(super) fn heal_all(&mut self) {
+        for number in 0..CHANNELS.len() {
+            self.heal(number);
+        }
+    }
+
+    /// Brings a channel that broke back, once all of its operations have ended.
+    fn heal(&mut self, number: usize) {
         let channel = &self.channels[number];
         if !channel.broken || !channel.ops.is_empty() {
             return;
