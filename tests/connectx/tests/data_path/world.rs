@@ -372,10 +372,9 @@ impl World {
             self.check();
             if !self.faults.is_empty() {
                 self.serve();
-            } else if self.under_way() {
+            } else if self.under_way() || !self.rig.device.faults.is_empty() {
                 self.rig.now += Duration::from_millis(70);
             } else {
-                assert!(self.rig.device.faults.is_empty(), "{}", self.story());
                 self.heal_all();
                 self.check_messages();
                 return;
