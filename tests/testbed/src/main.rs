@@ -113,6 +113,9 @@ struct VmArgs {
     /// Let the device go on after a protocol violation.
     #[arg(long)]
     lax: bool,
+    /// Let this seed decide the order of all that hardware leaves open.
+    #[arg(long, value_name = "N", conflicts_with = "no_device")]
+    seed: Option<u64>,
     /// Go on after a splat in the kernel's log (a WARN, an oops, a report of a checker).
     #[arg(long)]
     keep_going: bool,
@@ -170,6 +173,7 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
         device: !args.no_device,
         scheme: args.scheme,
         strict: !args.lax,
+        seed: args.seed,
         hardware,
         debug_kernel: args.debug_kernel,
     };

@@ -46,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) scheme: Scheme,
     /// Whether it ends the run on a violation.
     pub(crate) strict: bool,
+    /// The seed of its order, if it has one.
+    pub(crate) seed: Option<u64>,
     /// Memory, processors, IOMMU.
     pub(crate) hardware: Hardware,
     /// The debug kernel.
@@ -61,6 +63,7 @@ impl Default for Options {
             device: true,
             scheme: Scheme::Memory,
             strict: true,
+            seed: None,
             hardware: Hardware::default(),
             debug_kernel: false,
         }
@@ -196,6 +199,7 @@ impl Testbed {
             connectx: options.device.then(connectx).transpose()?,
             scheme: options.scheme,
             strict: options.strict,
+            seed: options.seed,
             hardware: options.hardware.clone(),
             debug_kernel: options.debug_kernel,
             logs: self.run_logs()?,

@@ -93,6 +93,8 @@ pub(crate) struct Machine {
     pub(crate) scheme: Scheme,
     /// Whether the device ends the run on a violation.
     pub(crate) strict: bool,
+    /// What decides the order of all that hardware leaves open; first in, first out without.
+    pub(crate) seed: Option<u64>,
     /// Memory, processors, IOMMU.
     pub(crate) hardware: Hardware,
     /// Whether the kernel is the slow one.
@@ -491,6 +493,7 @@ mod tests {
             connectx: None,
             scheme: Scheme::Memory,
             strict: true,
+            seed: None,
             hardware: Hardware::default(),
             debug_kernel: false,
             logs: dir.join("logs"),

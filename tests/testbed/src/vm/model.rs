@@ -41,6 +41,9 @@ impl Model {
         if machine.strict {
             command.arg("--strict");
         }
+        if let Some(seed) = machine.seed {
+            command.args(["--seed", &seed.to_string()]);
+        }
         command.arg("--control").arg(&control);
         command.arg("--log").arg(&log);
         command.arg("--counters").arg(&counters);
