@@ -160,6 +160,7 @@ uint64_t parse_size(const char *what, const char *text)
 	case 'K': shift = 10; end++; break;
 	case 'M': shift = 20; end++; break;
 	case 'G': shift = 30; end++; break;
+	case 'T': shift = 40; end++; break;
 	}
 	if (*end || value > UINT64_MAX >> shift)
 		die("%s: '%s' is not a size", what, text);

@@ -43,7 +43,7 @@ void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 double now(void);
 void sleep_ms(unsigned int ms);
 
-/* "64K", "64M", "1G" or plain bytes; dies on anything else. */
+/* "64K", "64M", "1G", "1T" or plain bytes; dies on anything else. */
 uint64_t parse_size(const char *what, const char *text);
 
 #endif

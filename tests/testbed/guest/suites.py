@@ -13,6 +13,7 @@
   suites.py zap caught     the device completes one without doing it, and ends the run
   suites.py debug          the demo's traffic on ours, in both schemes
   suites.py device         what the device does beside ODP, on the C driver
+  suites.py large          one MR of 256 GiB on the C driver, of 1 TiB on ours
 """
 
 import re
@@ -88,6 +89,15 @@ def beside_odp():
         device.run(stack)
 
 
+def large():
+    """One MR over far more memory than there is. The C driver's list of pages of 1 TiB would
+    be 2 GiB, which the kernel does not allocate."""
+    for name, size in ("c", "256G"), ("rust", "1T"):
+        with bed.Stack(name, "memory") as stack:
+            stack.lines("large", conformance.program("odp_large"), "--dev", stack.dev,
+                        "--size", size)
+
+
 def zap(expect):
     """Whether each zap takes effect."""
     with bed.Stack("rust", "memory") as stack:
@@ -105,6 +115,7 @@ SUITES = {
     "zap": zap,
     "debug": debug,
     "device": beside_odp,
+    "large": large,
 }
 
 

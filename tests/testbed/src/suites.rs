@@ -120,6 +120,7 @@ fn suites() -> Vec<Suite> {
             },
             ..suite("device", &["device"], 6)
         },
+        suite("large", &["large"], 6),
         suite("kernel", &["kernel", "virtual", "iova", "list"], 3),
         Suite {
             options: Options {
