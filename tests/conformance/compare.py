@@ -4,8 +4,8 @@
 
 usage: compare.py C.jsonl RUST.jsonl
 
-Both files hold the output of odp_bad_input, odp_kill and odp_fault_shapes. Prints a table of
-all cases and exits 1 if a case differs without being declared below, is missing on one
+Both files hold the output of odp_bad_input, odp_kill, odp_srq and odp_fault_shapes. Prints a
+table of all cases and exits 1 if a case differs without being declared below, is missing on one
 side, tells nothing that could be compared, or was not ok on either side.
 """
 

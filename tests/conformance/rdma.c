@@ -152,8 +152,8 @@ static void pair_connect(struct pair *pair)
 		to_rts(pair, side);
 }
 
-void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
-		    unsigned int depth, uint8_t timeout)
+static void create(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
+		   struct ibv_srq *srq, unsigned int depth, uint8_t timeout)
 {
 	struct ibv_qp_init_attr init = {
 		.qp_type = IBV_QPT_RC,
@@ -174,6 +174,7 @@ void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const 
 		pair->cq[side] = cq[side];
 		init.send_cq = pair->cq[side];
 		init.recv_cq = pair->cq[side];
+		init.srq = side == RESPONDER ? srq : NULL;
 		pair->qp[side] = ibv_create_qp(dev->pd, &init);
 		if (!pair->qp[side])
 			die("%s: ibv_create_qp: %s", dev->name, strerror(errno));
@@ -181,8 +182,14 @@ void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const 
 	pair_connect(pair);
 }
 
-void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
-		 uint8_t timeout)
+void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
+		    unsigned int depth, uint8_t timeout)
+{
+	create(pair, dev, cq, NULL, depth, timeout);
+}
+
+void pair_create_srq(struct pair *pair, struct device *dev, struct ibv_srq *srq,
+		     unsigned int depth, uint8_t timeout)
 {
 	struct ibv_cq *cq[2];
 	int side;
@@ -192,7 +199,13 @@ void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
 		if (!cq[side])
 			die("%s: ibv_create_cq: %s", dev->name, strerror(errno));
 	}
-	pair_create_on(pair, dev, cq, depth, timeout);
+	create(pair, dev, cq, srq, depth, timeout);
+}
+
+void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
+		 uint8_t timeout)
+{
+	pair_create_srq(pair, dev, NULL, depth, timeout);
 }
 
 void pair_destroy(struct pair *pair)

@@ -50,6 +50,9 @@ void pair_create(struct pair *pair, struct device *dev, unsigned int depth,
 /* The same on CQs of the caller's, which pair_destroy() destroys. */
 void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
 		    unsigned int depth, uint8_t timeout);
+/* The same on CQs of its own; the responder takes its receives from SRQ. */
+void pair_create_srq(struct pair *pair, struct device *dev, struct ibv_srq *srq,
+		     unsigned int depth, uint8_t timeout);
 void pair_destroy(struct pair *pair);
 
 /* Takes both QPs through RESET to RTS again; drops all completions. */
