@@ -238,7 +238,10 @@ impl TwoPassOperations for ChunkData {
             Started::WouldBlock => FirstPass::WouldBlock,
             Started::Pending => FirstPass::Pending(()),
             Started::Done => {
-                self.tidy();
+                // It takes the lock, and whoever has that may sleep.
+                if range.is_blockable() {
+                    self.tidy();
+                }
                 FirstPass::Done
             }
         }
