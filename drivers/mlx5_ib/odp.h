@@ -26,8 +26,12 @@ void mlx5r_odp_mirror_put(struct ib_umem_odp *odp);
 
 /* mlx5r_umr_revoke_mr(), after every UMR that the mirror has posted. */
 int mlx5r_odp_revoke(struct mlx5_ib_mr *mr);
-/* The MKey was destroyed. */
-void mlx5r_odp_gone(struct mlx5_ib_mr *mr);
+/*
+ * The same because the MKey is about to be destroyed: even if it cannot be revoked,
+ * no UMR names it before mlx5r_odp_closed(), which says whether it was destroyed.
+ */
+void mlx5r_odp_close(struct mlx5_ib_mr *mr);
+void mlx5r_odp_closed(struct mlx5_ib_mr *mr, bool destroyed);
 
 int mlx5r_umr_post(struct mlx5_ib_dev *dev, u32 mkey,
 		   struct mlx5r_umr_context *context,

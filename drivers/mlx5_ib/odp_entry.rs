@@ -44,7 +44,7 @@ check! {
     mlx5_ib_init_odp_mr mlx5_ib_init_dmabuf_mr mlx5_ib_alloc_implicit_mr mlx5_ib_free_odp_mr
     mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq mlx5r_odp_drain mlx5r_odp_serve
     mlx5r_odp_count mlx5r_odp_reap mlx5r_odp_mirror_get mlx5r_odp_mirror_put mlx5r_odp_revoke
-    mlx5r_odp_gone
+    mlx5r_odp_close mlx5r_odp_closed
 }
 
 /// A mirror of memory of the current process, for an MR that is about to be made.
@@ -117,16 +117,29 @@ pub unsafe extern "C" fn mlx5r_odp_revoke(mr: *mut bindings::mlx5_ib_mr) -> c_in
     })
 }
 
-/// The MKey of an MR was destroyed.
+/// The MKey of an MR is about to be destroyed: no UMR names it from now on.
 ///
 /// # Safety
 ///
 /// `mr` is an explicit ODP MR.
 #[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_gone(mr: *mut bindings::mlx5_ib_mr) {
+pub unsafe extern "C" fn mlx5r_odp_close(mr: *mut bindings::mlx5_ib_mr) {
     if let Some(mr) = NonNull::new(mr) {
         // SAFETY: By the caller's promise.
-        unsafe { Mr::new(mr) }.mirror().key().gone();
+        unsafe { Mr::new(mr) }.mirror().key().close();
+    }
+}
+
+/// The MKey of an MR was destroyed, or it could not be.
+///
+/// # Safety
+///
+/// `mr` is an explicit ODP MR, for which [`mlx5r_odp_close`] was called.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_closed(mr: *mut bindings::mlx5_ib_mr, destroyed: bool) {
+    if let Some(mr) = NonNull::new(mr) {
+        // SAFETY: By the caller's promise.
+        unsafe { Mr::new(mr) }.mirror().key().closed(destroyed);
     }
 }
 

@@ -46,7 +46,8 @@ const RETRIES: u32 = 3;
 enum Gate {
     /// Yes.
     Open,
-    /// A UMR that revokes it is under way: what was posted before comes before it.
+    /// A UMR that revokes it is under way, or the command that destroys it: what was posted before
+    /// comes before it.
     Revoking,
     /// No.
     Gone,
@@ -108,9 +109,21 @@ impl Key {
         *self.gate.lock() = Gate::Open;
     }
 
-    /// The MKey was destroyed.
-    pub(crate) fn gone(&self) {
-        *self.gate.lock() = Gate::Gone;
+    /// The MKey is about to be destroyed: revokes it, and even if that fails no UMR names it until
+    /// [`Key::closed`].
+    pub(crate) fn close(&self) {
+        // If it cannot be revoked, it may still be destroyed.
+        let _ = self.revoke_or(Gate::Revoking);
+    }
+
+    /// The MKey was destroyed, or could not be.
+    pub(crate) fn closed(&self, destroyed: bool) {
+        let mut gate = self.gate.lock();
+        *gate = match *gate {
+            Gate::Revoking if !destroyed => Gate::Open,
+            _ => Gate::Gone,
+        };
+        drop(gate);
         self.changed.notify_all();
     }
 
@@ -204,6 +217,11 @@ impl Key {
     ///
     /// Those of `mlx5r_umr_revoke_mr`; UMRs may name it again then.
     pub(crate) fn revoke(&self) -> Result {
+        self.revoke_or(Gate::Open)
+    }
+
+    /// Revokes the MKey, once; `otherwise` is what the gate is if that fails.
+    fn revoke_or(&self, otherwise: Gate) -> Result {
         let mut gate = self.gate.lock();
         while *gate == Gate::Revoking {
             self.changed.wait(&mut gate);
@@ -219,7 +237,7 @@ impl Key {
             kernel::error::to_result(unsafe { bindings::mlx5r_umr_revoke_mr(mr.as_ptr()) });
         *self.gate.lock() = match revoked {
             Ok(()) => Gate::Gone,
-            Err(_) => Gate::Open,
+            Err(_) => otherwise,
         };
         self.changed.notify_all();
         revoked
