@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Only these lines.
     #[arg(value_name = "LINE", value_parser = PossibleValuesParser::new(lines::names()))]
     only: Vec<String>,
+    /// Only on these rigs.
+    #[arg(long, value_name = "RIG", value_parser = PossibleValuesParser::new(Rig::ALL.map(Rig::name)))]
+    on: Vec<String>,
     /// List the lines: what each measures, on what.
     #[arg(long)]
     lines: bool,
@@ -98,7 +101,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .filter(|line| args.only.is_empty() || args.only.iter().any(|name| name == line.name))
         .collect();
 
-    let (sides, mut failures) = measure_all(&testbed, &wanted, args.rounds);
+    let rigs: Vec<_> = Rig::ALL
+        .into_iter()
+        .filter(|rig| args.on.is_empty() || args.on.iter().any(|name| name == rig.name()))
+        .collect();
+
+    let (sides, mut failures) = measure_all(&testbed, &rigs, &wanted, args.rounds);
     let mut rows = rows(&sides, &wanted);
     table::sort(&mut rows);
     let missing = rows
@@ -158,10 +166,15 @@ fn list() -> String {
     text
 }
 
-/// Every wanted line on each of its rigs, the C driver and then ours; what went wrong.
-fn measure_all(testbed: &Testbed, wanted: &[&Line], rounds: u32) -> (Vec<Beside>, Vec<String>) {
+/// Every wanted line on each of its rigs among `rigs`, the C driver and then ours; what went wrong.
+fn measure_all(
+    testbed: &Testbed,
+    rigs: &[Rig],
+    wanted: &[&Line],
+    rounds: u32,
+) -> (Vec<Beside>, Vec<String>) {
     let (mut sides, mut failures) = (Vec::new(), Vec::new());
-    for rig in Rig::ALL {
+    for &rig in rigs {
         let here: Vec<_> = wanted
             .iter()
             .copied()
