@@ -57,6 +57,14 @@ impl MttAccess {
         read: true,
         write: true,
     };
+
+    /// The bits of an MTT that say so.
+    #[inline]
+    const fn bits(self) -> u64 {
+        const READ: u64 = MttLayout::new().with_rd_en(true).into_bits().get();
+        const WRITE: u64 = MttLayout::new().with_wr_en(true).into_bits().get();
+        (if self.read { READ } else { 0 }) | (if self.write { WRITE } else { 0 })
+    }
 }
 
 /// Translation of one page.
@@ -85,6 +93,7 @@ impl Mtt {
     /// # Errors
     ///
     /// [`Error::Misaligned`]: `addr` is not a multiple of [`Mtt::ALIGN`].
+    #[inline]
     pub const fn new(addr: DmaAddr, access: MttAccess) -> Result<Self, Error> {
         if addr.get() % Self::ALIGN != 0 {
             return Err(Error::Misaligned(addr.get()));
@@ -94,16 +103,19 @@ impl Mtt {
     }
 
     /// Bus address of the page.
+    #[inline]
     pub const fn addr(self) -> DmaAddr {
         self.addr
     }
 
     /// What the device may do with the page.
+    #[inline]
     pub const fn access(self) -> MttAccess {
         self.access
     }
 
     /// Whether any access is allowed.
+    #[inline]
     pub const fn is_present(self) -> bool {
         self.access.read || self.access.write
     }
@@ -126,11 +138,10 @@ impl Wire for Mtt {
         })
     }
 
+    #[inline]
     fn encode(&self) -> MttLayout {
         // The invariant keeps the address clear of the access bits.
-        MttLayout::from_bits(U64::new(self.addr.get()))
-            .with_wr_en(self.access.write)
-            .with_rd_en(self.access.read)
+        MttLayout::from_bits(U64::new(self.addr.get() | self.access.bits()))
     }
 }
 

@@ -122,7 +122,7 @@ impl<'c, L: LockedChunk> Table<'c, L> {
 
     /// Whether it shows no translation.
     pub fn is_blank(&self) -> bool {
-        !self.entries().iter().any(|entry| entry.is_shown())
+        Entry::position(self.entries(), Entry::is_shown).is_none()
     }
 
     /// The translations, `None` where there is to be none.
@@ -136,18 +136,18 @@ impl<'c, L: LockedChunk> Table<'c, L> {
     }
 }
 
-/// The next run of entries in `slots` for which `wanted` holds.
+/// The next run of entries in `slots` for which `wanted` holds; it holds for none that is empty.
 pub(crate) fn next_run(
     entries: &[Entry],
     slots: Slots,
     wanted: impl Fn(Entry) -> bool,
 ) -> Option<Slots> {
-    let end = slots.end().min(entries.len());
-    let first = (slots.first()..end).find(|&slot| wanted(entries[slot]))?;
-    let last = (first..end)
-        .take_while(|&slot| wanted(entries[slot]))
-        .last()?;
-    Some(Slots::new(first..last + 1))
+    let entries = entries.get(slots.range())?;
+    let first = Entry::position(entries, &wanted)?;
+    let rest = &entries[first..];
+    let len = rest.iter().position(|&entry| !wanted(entry));
+    let first = slots.first() + first;
+    Some(Slots::new(first..first + len.unwrap_or(rest.len())))
 }
 
 /// Unmaps the entries of `slots` in the states that `wanted` accepts, marks the pages dirty that
@@ -192,13 +192,14 @@ fn forget<L: LockedChunk>(locked: &mut L, slots: Slots) {
 
 /// Changes the entries of `slots` for which `change` has a new value. The state may change, not
 /// whether it is mapped.
+#[inline]
 pub(crate) fn change<L: LockedChunk>(
     locked: &mut L,
     slots: Slots,
     change: impl Fn(Entry) -> Option<Entry>,
 ) {
     let entries = locked.entries_mut(Proof::new()).get_mut(slots.range());
-    for entry in entries.into_iter().flatten() {
+    for entry in entries.unwrap_or_default() {
         if let Some(new) = change(*entry) {
             *entry = new;
         }

@@ -47,39 +47,49 @@ impl Entry {
     const BUS_ADDRESS: u64 = 1 << 59;
     const PFN_MASK: u64 = Self::BUS_ADDRESS - 1;
 
+    /// Entries that are looked at in one go, to see whether all of them are empty.
+    const BLOCK: usize = 8;
+
     /// What a range fault found, about to be mapped.
+    #[inline]
     pub(crate) const fn mapped(found: HmmPfn) -> Self {
         let write = if found.is_writable() { Self::WRITE } else { 0 };
         // CAST: widens.
         Self(Self::MAPPED | write | (found.pfn().0 as u64 & Self::PFN_MASK))
     }
 
+    #[inline]
     const fn in_state(self, state: u64) -> Self {
         Self(self.0 & !Self::STATE_MASK | state)
     }
 
     /// The same entry, while the device is being told of it.
+    #[inline]
     pub(crate) const fn offered(self) -> Self {
         self.in_state(Self::OFFERED)
     }
 
     /// The same entry, confirmed by the device.
+    #[inline]
     pub(crate) const fn live(self) -> Self {
         self.in_state(Self::LIVE)
     }
 
     /// The same entry, for writing too.
+    #[inline]
     pub(crate) const fn writable(self) -> Self {
         Self(self.0 | Self::WRITE)
     }
 
     /// The same entry, while its translation is being taken back.
+    #[inline]
     pub(crate) const fn leaving(self) -> Self {
         self.in_state(Self::LEAVING)
     }
 
     /// The same entry, after the device did not give it back. Whoever stores it must hold a
     /// reference on the page.
+    #[inline]
     pub(crate) const fn stuck(self) -> Self {
         self.in_state(Self::STUCK)
     }
@@ -87,16 +97,19 @@ impl Entry {
     /// The entry, mapped by the address that its memory has on the bus: peer-to-peer memory
     /// below the device's own switch. For whoever maps it.
     #[must_use]
+    #[inline]
     pub const fn by_bus_address(self) -> Self {
         Self(self.0 | Self::BUS_ADDRESS)
     }
 
     /// Whether it is mapped by a bus address.
+    #[inline]
     pub const fn is_by_bus_address(self) -> bool {
         self.0 & Self::BUS_ADDRESS != 0
     }
 
     /// What the device has.
+    #[inline]
     pub const fn state(self) -> State {
         match self.0 & Self::STATE_MASK {
             0 => State::Empty,
@@ -110,21 +123,64 @@ impl Entry {
     }
 
     /// Whether there is a mapping.
+    #[inline]
     pub const fn is_mapped(self) -> bool {
         self.0 & Self::STATE_MASK != 0
     }
 
+    /// Whether all of them are empty.
+    #[inline]
+    fn are_empty(entries: &[Self]) -> bool {
+        entries.iter().fold(0, |bits, entry| bits | entry.0) == 0
+    }
+
+    /// Where the first of `entries` is for which `wanted` holds; it holds for none that is empty.
+    /// These are passed over several at a time, for most entries of a chunk may be so.
+    #[inline]
+    pub(crate) fn position(entries: &[Self], wanted: impl Fn(Self) -> bool) -> Option<usize> {
+        let mut before = 0;
+        for block in entries.chunks(Self::BLOCK) {
+            if !Self::are_empty(block) {
+                if let Some(at) = block.iter().position(|&entry| wanted(entry)) {
+                    return Some(before + at);
+                }
+            }
+            before += block.len();
+        }
+        None
+    }
+
+    /// The entries among `entries` that are not empty, and where they are.
+    #[inline]
+    pub(crate) fn for_each_mapped(entries: &mut [Self], mut each: impl FnMut(usize, &mut Self)) {
+        let mut before = 0;
+        for block in entries.chunks_mut(Self::BLOCK) {
+            let len = block.len();
+            if !Self::are_empty(block) {
+                for (at, entry) in block.iter_mut().enumerate() {
+                    if entry.is_mapped() {
+                        each(before + at, entry);
+                    }
+                }
+            }
+            before += len;
+        }
+    }
+
     /// Whether the device's table shows it: offered or live.
+    #[inline]
     pub const fn is_shown(self) -> bool {
         matches!(self.0 & Self::STATE_MASK, Self::OFFERED | Self::LIVE)
     }
 
     /// Whether the device may write.
+    #[inline]
     pub const fn is_writable(self) -> bool {
         self.0 & Self::WRITE != 0
     }
 
     /// The page frame; of use only when mapped.
+    #[inline]
     pub const fn pfn(self) -> Pfn {
         // CAST: it came from a `usize`.
         Pfn((self.0 & Self::PFN_MASK) as usize)
@@ -132,6 +188,7 @@ impl Entry {
 }
 
 impl core::fmt::Debug for Entry {
+    #[inline]
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Entry")
             .field("pfn", &self.pfn().0)
@@ -166,6 +223,30 @@ mod tests {
                 entry.is_shown(),
                 matches!(state, State::Offered | State::Live)
             );
+        }
+    }
+
+    #[test]
+    fn empty_entries_are_passed_over() {
+        let mapped = Entry::mapped(HmmPfn::present(Pfn(1), true, Order(0)));
+        for len in [1, 7, 8, 9, 31] {
+            for at in 0..len {
+                let mut entries = [Entry::EMPTY; 31];
+                let entries = &mut entries[..len];
+                assert_eq!(Entry::position(entries, Entry::is_mapped), None);
+                entries[len - 1] = mapped.live();
+                entries[at] = mapped;
+                assert_eq!(Entry::position(entries, Entry::is_mapped), Some(at));
+                let shown = (at + 1 < len).then_some(len - 1);
+                assert_eq!(Entry::position(entries, Entry::is_shown), shown);
+                let mut seen = 0_u32;
+                Entry::for_each_mapped(entries, |at, entry| {
+                    seen |= 1 << at;
+                    *entry = Entry::EMPTY;
+                });
+                assert_eq!(seen, 1 << at | 1 << (len - 1));
+                assert_eq!(Entry::position(entries, |_| true), None);
+            }
         }
     }
 

@@ -198,10 +198,10 @@ impl<'f, C: FaultChunk> Snapshot<'f, C> {
 impl Found<'_> {
     /// What was found for each slot, an error where memory is mapped in pieces smaller than an
     /// entry.
-    fn units(&self) -> impl Iterator<Item = (usize, Result<HmmPfn, Fragmented>)> + '_ {
+    #[inline]
+    fn units(&self) -> impl Iterator<Item = Result<HmmPfn, Fragmented>> + '_ {
         let units = self.pages.chunks_exact(self.geometry.pages_per_entry());
-        let slots = self.slots.range().zip(units);
-        slots.map(|(slot, unit)| (slot, self.geometry.one_entry(unit).ok_or(Fragmented)))
+        units.map(|unit| self.geometry.one_entry(unit).ok_or(Fragmented))
     }
 }
 
@@ -254,26 +254,65 @@ impl<'f, C: FaultChunk> Valid<'f, C> {
 
 /// Merges and maps; returns the slots that the device has to be told of.
 fn merge<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) -> Result<Slots, Unready> {
+    let entries = locked.entries().get(snapshot.slots.range());
+    let entries = entries.ok_or(Unready::Race)?;
     // All of it is looked at before any of it is changed.
-    let mut news: Option<Slots> = None;
-    for (slot, unit) in snapshot.units() {
+    let (mut news, mut unmapped) = (Reach::NONE, Reach::NONE);
+    let mut upgraded = false;
+    for ((at, &old), unit) in entries.iter().enumerate().zip(snapshot.units()) {
         let found = unit.map_err(|Fragmented| Unready::Fragmented)?;
         // A host that met the need has left no such page.
         if !snapshot.need.is_met_by(found) {
             return Err(Unready::Race);
         }
-        let old = locked.entries().get(slot).copied().ok_or(Unready::Race)?;
         if found.is_valid() && is_news(old, found)? {
-            news = Some(Slots::new(news.map_or(slot, Slots::first)..slot + 1));
+            news.add(at);
+            match old.is_mapped() {
+                true => upgraded |= found.is_writable() && !old.is_writable(),
+                false => unmapped.add(at),
+            }
         }
     }
-    if news.is_some() {
-        map_new(snapshot, locked).map_err(Unready::Map)?;
+    let unmapped = unmapped.within(snapshot.slots);
+    if !unmapped.is_empty() {
+        map_new(snapshot, locked, unmapped).map_err(Unready::Map)?;
     }
-    Ok(news.unwrap_or(Slots::NONE))
+    if upgraded {
+        allow_writing(snapshot, locked);
+    }
+    Ok(news.within(snapshot.slots))
+}
+
+/// From the first to the last of some slots, counted from another.
+struct Reach {
+    first: usize,
+    end: usize,
+}
+
+impl Reach {
+    const NONE: Self = Self {
+        first: usize::MAX,
+        end: 0,
+    };
+
+    /// Adds a slot; they come in order.
+    #[inline]
+    fn add(&mut self, at: usize) {
+        self.first = self.first.min(at);
+        self.end = at + 1;
+    }
+
+    /// As slots, if they are counted from the first of `slots`.
+    fn within(self, slots: Slots) -> Slots {
+        match self.end {
+            0 => Slots::NONE,
+            end => Slots::new(slots.first() + self.first..slots.first() + end),
+        }
+    }
 }
 
 /// Whether the device has to be told of what was found for an entry.
+#[inline]
 fn is_news(old: Entry, found: HmmPfn) -> Result<bool, Unready> {
     match old.state() {
         State::Empty => Ok(true),
@@ -286,58 +325,63 @@ fn is_news(old: Entry, found: HmmPfn) -> Result<bool, Unready> {
     }
 }
 
-/// Maps what was found in empty slots, run by run, and makes it visible to the device at once;
-/// allows writing where that is new. On failure nothing has changed.
-fn map_new<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) -> Result<(), MapError> {
-    let proof = Proof::new();
-    let mut run: Option<Slots> = None;
-    let mut mapped: Option<Slots> = None;
+/// Maps what was found in the empty slots among `unmapped`, run by run, and makes it visible to
+/// the device at once. On failure nothing has changed.
+fn map_new<L: LockedChunk>(
+    snapshot: &Found<'_>,
+    locked: &mut L,
+    unmapped: Slots,
+) -> Result<(), MapError> {
+    let mut units = snapshot.units();
+    let before = unmapped.first() - snapshot.slots.first();
+    if before > 0 {
+        units.nth(before - 1);
+    }
+    let mut next = unmapped.first();
     let mut result = Ok(());
 
-    for (slot, unit) in snapshot.units() {
-        let found = unit.unwrap_or(HmmPfn::EMPTY);
-        let entry = &mut locked.entries_mut(proof)[slot];
-        if found.is_valid() && !entry.is_mapped() {
-            *entry = Entry::mapped(found);
-            run = Some(Slots::new(run.map_or(slot, Slots::first)..slot + 1));
-            if slot + 1 != snapshot.slots.end() {
-                continue;
+    while next < unmapped.end() && result.is_ok() {
+        // The entries of a run are made while it lasts; the slot that ends it is passed over.
+        let entries = &mut locked.entries_mut(Proof::new())[next..unmapped.end()];
+        let mut len = 0;
+        for (entry, unit) in entries.iter_mut().zip(&mut units) {
+            let found = unit.unwrap_or(HmmPfn::EMPTY);
+            if !found.is_valid() || entry.is_mapped() {
+                break;
             }
+            *entry = Entry::mapped(found);
+            len += 1;
         }
-        let Some(slots) = run.take() else { continue };
-        result = map_run(locked, slots);
-        if result.is_err() {
-            break;
+        if len > 0 {
+            result = map_run(locked, Slots::new(next..next + len));
         }
-        mapped = Some(Slots::new(
-            mapped.map_or(slots.first(), Slots::first)..slots.end(),
-        ));
+        if result.is_ok() {
+            next += len + 1;
+        }
     }
-    let mapped = mapped.unwrap_or(Slots::NONE);
-    if result.is_ok() && !mapped.is_empty() {
+    let mapped = Slots::new(unmapped.first()..next.min(unmapped.end()));
+    if result.is_ok() {
         result = locked.sync(mapped);
     }
     if result.is_err() {
         // The device was never told.
-        unmap(
-            locked,
-            mapped,
-            |state| state == State::Mapped,
-            &LetGo::new(),
-        );
-        return result;
+        let let_go = LetGo::new();
+        unmap(locked, mapped, |state| state == State::Mapped, &let_go);
     }
-    for (slot, unit) in snapshot.units() {
-        let entry = &mut locked.entries_mut(proof)[slot];
-        let writable = unit.is_ok_and(HmmPfn::is_writable);
-        if writable && !entry.is_writable() {
+    result
+}
+
+/// Allows writing where that is new; the device has to be told.
+fn allow_writing<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) {
+    let entries = &mut locked.entries_mut(Proof::new())[snapshot.slots.range()];
+    for (entry, unit) in entries.iter_mut().zip(snapshot.units()) {
+        if !entry.is_writable() && unit.is_ok_and(HmmPfn::is_writable) {
             *entry = match entry.state() {
                 State::Live => entry.writable().offered(),
                 _ => entry.writable(),
             };
         }
     }
-    Ok(())
 }
 
 /// Maps the entries of `slots`; on failure they are empty again.

@@ -30,6 +30,7 @@ pub struct Indices {
 
 impl Indices {
     /// The entries `range`.
+    #[inline]
     pub const fn new(range: Range<usize>) -> Self {
         Self {
             first: range.start,
@@ -42,26 +43,31 @@ impl Indices {
     }
 
     /// The first entry.
+    #[inline]
     pub const fn first(self) -> Index {
         Index(self.first)
     }
 
     /// One past the last entry.
+    #[inline]
     pub const fn end(self) -> Index {
         Index(self.end)
     }
 
     /// How many entries.
+    #[inline]
     pub const fn len(self) -> usize {
         self.end - self.first
     }
 
     /// No entry at all.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.first == self.end
     }
 
     /// Every entry, in order.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = Index> {
         (self.first..self.end).map(Index)
     }
@@ -83,6 +89,7 @@ impl Slots {
     pub const NONE: Self = Self { first: 0, end: 0 };
 
     /// The slots `range`, or as many of them as a chunk can have.
+    #[inline]
     pub fn new(range: Range<usize>) -> Self {
         let clip = |slot| u16::try_from(slot).unwrap_or(u16::MAX);
         let (first, end) = (clip(range.start), clip(range.end));
@@ -93,26 +100,31 @@ impl Slots {
     }
 
     /// As a range, to index a chunk's entries with.
+    #[inline]
     pub fn range(self) -> Range<usize> {
         usize::from(self.first)..usize::from(self.end)
     }
 
     /// The first slot.
+    #[inline]
     pub fn first(self) -> usize {
         usize::from(self.first)
     }
 
     /// One past the last slot.
+    #[inline]
     pub fn end(self) -> usize {
         usize::from(self.end)
     }
 
     /// How many.
+    #[inline]
     pub fn len(self) -> usize {
         usize::from(self.end - self.first)
     }
 
     /// No slot at all.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.first == self.end
     }
@@ -132,13 +144,15 @@ pub enum GeometryError {
 /// # Invariants
 ///
 /// `start` and `end` are multiples of the entry size, `start < end`, and
-/// `page_shift <= entry_shift`.
+/// `page_shift <= entry_shift`. `chunk_shift` follows from these two.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
     start: usize,
     end: usize,
-    page_shift: u32,
-    entry_shift: u32,
+    page_shift: u8,
+    entry_shift: u8,
+    /// Entries of a chunk, as a power of two.
+    chunk_shift: u8,
 }
 
 /// A piece of a mirror for one range fault: whole entries.
@@ -160,6 +174,7 @@ impl Geometry {
     ///
     /// [`GeometryError::Overflow`] when the end or its rounding up wraps, or the end
     /// is address 0; [`GeometryError::Empty`] when no entry is covered.
+    #[inline]
     pub fn cover(
         address: usize,
         length: usize,
@@ -180,47 +195,60 @@ impl Geometry {
 
     /// The mirror of exactly `span`, or `None` when `span` is empty or not of whole
     /// entries.
+    #[inline]
     pub fn of_span(span: Span, page_shift: u32, entry_shift: u32) -> Option<Self> {
         let mask = (1_usize << entry_shift) - 1;
         let whole = span.start & mask == 0 && span.end & mask == 0;
         if !whole || span.start >= span.end || page_shift > entry_shift {
             return None;
         }
-        // INVARIANT: just checked.
+        let window = WINDOW_PAGES.trailing_zeros();
+        let least = CHUNK_ENTRIES.trailing_zeros();
+        let chunk_shift = window.saturating_sub(entry_shift - page_shift).max(least);
+        // INVARIANT: just checked, and calculated.
         Some(Self {
             start: span.start,
             end: span.end,
-            page_shift,
-            entry_shift,
+            page_shift: u8::try_from(page_shift).ok()?,
+            entry_shift: u8::try_from(entry_shift).ok()?,
+            chunk_shift: u8::try_from(chunk_shift).ok()?,
         })
     }
 
     /// The addresses of the mirror.
+    #[inline]
     pub const fn span(&self) -> Span {
         self.start..self.end
     }
 
     /// All entries of the mirror.
+    #[inline]
     pub const fn indices(&self) -> Indices {
         Indices::new(0..(self.end - self.start) >> self.entry_shift)
     }
 
     /// Bytes of one entry, as a power of two.
+    #[inline]
     pub const fn entry_shift(&self) -> u32 {
-        self.entry_shift
+        // CAST: widens.
+        self.entry_shift as u32
     }
 
     /// CPU pages of one entry.
+    #[inline]
     pub const fn pages_per_entry(&self) -> usize {
         1 << (self.entry_shift - self.page_shift)
     }
 
     /// The order of a mapping that fills one entry.
+    #[inline]
     pub(crate) const fn entry_order(&self) -> u32 {
-        self.entry_shift - self.page_shift
+        // CAST: widens.
+        (self.entry_shift - self.page_shift) as u32
     }
 
     /// The entries that `span` touches, partly or wholly, clipped to the mirror.
+    #[inline]
     pub fn touched(&self, span: &Span) -> Indices {
         let start = span.start.max(self.start);
         let end = span.end.min(self.end);
@@ -235,6 +263,7 @@ impl Geometry {
     /// The entries of `length` bytes from `address`, if all of them lie in the mirror.
     ///
     /// No byte in the middle of an entry is that entry, and at its start none.
+    #[inline]
     pub fn within(&self, address: usize, length: usize) -> Option<Indices> {
         let end = address.checked_add(length)?;
         if address < self.start || end > self.end {
@@ -247,12 +276,14 @@ impl Geometry {
     }
 
     /// CPU pages of the largest window of `indices`: the scratch that a fault wants.
+    #[inline]
     pub fn scratch_len(&self, indices: Indices) -> usize {
         indices.len().min(self.window_entries()) * self.pages_per_entry()
     }
 
     /// The one page that stands for the CPU pages of an entry, which is all that HMM reports,
     /// whatever the size of an entry; `None` if the memory is mapped in smaller pieces.
+    #[inline]
     pub(crate) fn one_entry(&self, unit: &[HmmPfn]) -> Option<HmmPfn> {
         let head = unit.first().copied().filter(|head| head.is_valid());
         match head {
@@ -262,14 +293,13 @@ impl Geometry {
     }
 
     /// The most entries of one chunk.
+    #[inline]
     const fn chunk_entries(&self) -> usize {
-        match self.window_entries() {
-            few if few < CHUNK_ENTRIES => CHUNK_ENTRIES,
-            entries => entries,
-        }
+        1 << self.chunk_shift
     }
 
     /// The most entries of one window.
+    #[inline]
     const fn window_entries(&self) -> usize {
         match WINDOW_PAGES >> self.entry_order() {
             0 => 1,
@@ -278,50 +308,61 @@ impl Geometry {
     }
 
     /// How many chunks the mirror has at most.
+    #[inline]
     pub const fn chunks(&self) -> usize {
-        self.indices().len().div_ceil(self.chunk_entries())
+        (self.indices().end + self.chunk_entries() - 1) >> self.chunk_shift
     }
 
     /// The entries of a chunk; the last one of a mirror may be shorter, and beyond it they are
     /// none. Chunks are counted from the first entry, so that entries whose translations the
     /// device rewrites together are of one chunk, wherever the mirror starts.
+    #[inline]
     pub fn chunk(&self, at: ChunkIndex) -> Indices {
         let all = self.indices();
-        let first = at.0.saturating_mul(self.chunk_entries()).min(all.end);
+        let first = (at.0.min(self.chunks()) << self.chunk_shift).min(all.end);
         Indices::new(first..(first + self.chunk_entries()).min(all.end))
     }
 
     /// The addresses of entries of the mirror.
+    #[inline]
     pub const fn span_of(&self, indices: Indices) -> Span {
         self.start + (indices.first << self.entry_shift)
             ..self.start + (indices.end << self.entry_shift)
     }
 
-    /// The addresses of slots of a chunk.
+    /// Where a chunk of the mirror is, in bytes from the mirror's first.
+    #[inline]
+    pub const fn offset_of(&self, at: ChunkIndex) -> usize {
+        at.0 << self.chunk_shift << self.entry_shift
+    }
+
+    /// The addresses of slots of a chunk of the mirror.
+    #[inline]
     pub fn span_of_slots(&self, at: ChunkIndex, slots: Slots) -> Span {
-        let first = self.chunk(at).first;
-        self.span_of(Indices::new(first + slots.first()..first + slots.end()))
+        let start = self.start + self.offset_of(at);
+        start + (slots.first() << self.entry_shift)..start + (slots.end() << self.entry_shift)
     }
 
     /// `indices` cut at the borders of chunks, and into windows.
+    #[inline]
     pub fn by_chunk(&self, indices: Indices) -> impl Iterator<Item = (ChunkIndex, Slots)> + '_ {
         let mut next = indices.first;
         core::iter::from_fn(move || {
             if next >= indices.end {
                 return None;
             }
-            let at = ChunkIndex(next / self.chunk_entries());
-            let chunk = self.chunk(at);
-            let end = indices.end.min(chunk.end);
-            let end = next + (end - next).min(self.window_entries());
-            let slots = Slots::new(next - chunk.first..end - chunk.first);
-            next = end;
-            (!slots.is_empty()).then_some((at, slots))
+            let at = next >> self.chunk_shift;
+            let first = next & (self.chunk_entries() - 1);
+            let most = (self.chunk_entries() - first).min(self.window_entries());
+            let end = first + most.min(indices.end - next);
+            next += end - first;
+            Some((ChunkIndex(at), Slots::new(first..end)))
         })
     }
 
     /// `indices` cut into windows. What fits into one is one, wherever it lies: only
     /// that can be found for one sequence whatever happens around it.
+    #[inline]
     pub fn windows(&self, indices: Indices) -> impl Iterator<Item = Window> + '_ {
         let mut next = indices.first;
         core::iter::from_fn(move || {

@@ -52,24 +52,16 @@ pub fn start<C: Chunk>(
     };
     // Whatever is asked for: what is there must not be left.
     let slots = Slots::new(slots.first()..slots.end().min(locked.entries().len()));
-    let is_idle = !(locked.entries().get(slots.range()).unwrap_or_default())
-        .iter()
-        .any(|entry| entry.is_mapped() && entry.state() != State::Stuck);
-    if !is_idle && !may_sleep {
+    if !may_sleep && is_in_use(&locked, slots) {
         return Started::WouldBlock;
     }
     chunk.set_sequence(&mut locked, sequence);
-    if is_idle {
-        return Started::Done;
+    let left = leave(&mut locked, slots);
+    if left.has_untold {
+        let let_go = LetGo::new();
+        unmap(&mut locked, slots, |state| state == State::Mapped, &let_go);
     }
-    // The device was never told of these.
-    unmap(
-        &mut locked,
-        slots,
-        |state| state == State::Mapped,
-        &LetGo::new(),
-    );
-    let Some(leaving) = leave(&mut locked, slots) else {
+    let Some(leaving) = left.leaving else {
         return Started::Done;
     };
     match zap(chunk, &locked, leaving) {
@@ -118,21 +110,53 @@ pub fn release<C: Chunk>(chunk: &C) -> Result<usize, NotZapped> {
     }
 }
 
-/// Has the entries of `slots` that the device may have leave, and returns the slots from the
-/// first to the last that is leaving, on this account or another's.
-fn leave<L: LockedChunk>(locked: &mut L, slots: Slots) -> Option<Slots> {
-    change(locked, slots, |entry| {
-        entry.is_shown().then(|| entry.leaving())
+/// Whether any of `slots` is mapped, and the device has not kept it for good.
+fn is_in_use<L: LockedChunk>(locked: &L, slots: Slots) -> bool {
+    let entries = locked.entries().get(slots.range()).unwrap_or_default();
+    let is_in_use = |entry: Entry| entry.is_mapped() && entry.state() != State::Stuck;
+    locked.book().mapped() > 0 && Entry::position(entries, is_in_use).is_some()
+}
+
+/// What an invalidation has found.
+struct Left {
+    /// The slots from the first to the last that is leaving, on this account or another's.
+    leaving: Option<Slots>,
+    /// There are entries that the device was never told of.
+    has_untold: bool,
+}
+
+/// Has the entries of `slots` that the device may have leave.
+fn leave<L: LockedChunk>(locked: &mut L, slots: Slots) -> Left {
+    let mut left = Left {
+        leaving: None,
+        has_untold: false,
+    };
+    if locked.book().mapped() == 0 {
+        return left;
+    }
+    let mut ends: Option<(usize, usize)> = None;
+    let entries = locked.entries_mut(Proof::new()).get_mut(slots.range());
+    Entry::for_each_mapped(entries.unwrap_or_default(), |at, entry| {
+        match entry.state() {
+            State::Mapped => left.has_untold = true,
+            State::Offered | State::Live => *entry = entry.leaving(),
+            State::Leaving => {}
+            State::Stuck | State::Empty => return,
+        }
+        if entry.state() == State::Leaving {
+            ends = Some((ends.map_or(at, |(first, _)| first), at + 1));
+        }
     });
-    still_leaving(locked, slots)
+    left.leaving = ends.map(|(first, end)| Slots::new(slots.first() + first..slots.first() + end));
+    left
 }
 
 /// The slots from the first to the last of `slots` that is leaving.
 fn still_leaving<L: LockedChunk>(locked: &L, slots: Slots) -> Option<Slots> {
     let entries = locked.entries().get(slots.range())?;
-    let is_leaving = |entry: &Entry| entry.state() == State::Leaving;
-    let first = entries.iter().position(is_leaving)?;
-    let last = entries.iter().rposition(is_leaving)?;
+    let is_leaving = |entry: Entry| entry.state() == State::Leaving;
+    let first = Entry::position(entries, is_leaving)?;
+    let last = entries.iter().rposition(|&entry| is_leaving(entry))?;
     Some(Slots::new(slots.first() + first..slots.first() + last + 1))
 }
 

@@ -46,16 +46,19 @@ impl HmmPfn {
     const STICKY: usize = Self::DMA_MAPPED | Self::P2PDMA | Self::P2PDMA_BUS;
 
     /// The entry with exactly these bits.
+    #[inline]
     pub const fn from_bits(bits: usize) -> Self {
         Self(bits)
     }
 
     /// The bits of the entry.
+    #[inline]
     pub const fn bits(self) -> usize {
         self.0
     }
 
     /// What the page table of a process holds for a page.
+    #[inline]
     pub const fn present(pfn: Pfn, writable: bool, order: Order) -> Self {
         let write = if writable { Self::WRITE } else { 0 };
         // CAST: at most 31, by the mask.
@@ -64,27 +67,32 @@ impl HmmPfn {
     }
 
     /// In the page table of the process.
+    #[inline]
     pub const fn is_valid(self) -> bool {
         self.0 & Self::VALID != 0
     }
 
     /// Valid and writable.
+    #[inline]
     pub const fn is_writable(self) -> bool {
         self.is_valid() && self.0 & Self::WRITE != 0
     }
 
     /// There is a DMA mapping.
+    #[inline]
     pub const fn is_dma_mapped(self) -> bool {
         self.0 & Self::DMA_MAPPED != 0
     }
 
     /// The page frame; of use only when valid.
+    #[inline]
     pub const fn pfn(self) -> Pfn {
         Pfn(self.0 & Self::PFN_MASK)
     }
 
     /// The order of the CPU's mapping.
     #[expect(clippy::cast_possible_truncation, reason = "masked to five bits")]
+    #[inline]
     pub const fn order(self) -> Order {
         // CAST: at most 31, by the mask.
         Order(((self.0 >> Self::ORDER_SHIFT) & Self::ORDER_MASK) as u32)
@@ -97,6 +105,7 @@ impl HmmPfn {
     /// sequence, the one that found the page read-only being merged after the one that made it
     /// writable: permissions shrink by invalidation only, and an entry that has been writable
     /// for the device owes the page a dirty bit.
+    #[inline]
     pub const fn refreshed(self, found: Self) -> Option<Self> {
         let found = found.0 & !Self::STICKY;
         if !self.is_dma_mapped() {
@@ -110,6 +119,7 @@ impl HmmPfn {
 }
 
 impl core::fmt::Debug for HmmPfn {
+    #[inline]
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("HmmPfn")
             .field("pfn", &self.pfn().0)

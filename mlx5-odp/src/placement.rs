@@ -25,6 +25,7 @@ impl Placement {
     /// The entries behind `bytes` at `at`, or `None` where any of them lies outside the MR's
     /// pages. As in the C (`pagefault_mr`), the bounds are those of the pages, not of the bytes:
     /// the device has checked the MKey's own before it asks for pages.
+    #[inline]
     pub fn exactly(&self, at: Iova, bytes: u64) -> Option<Indices> {
         let offset = at.get().checked_sub(self.iova.get())?;
         let start = self.address.checked_add(usize::try_from(offset).ok()?)?;
@@ -35,6 +36,7 @@ impl Placement {
     /// The entries behind `before` bytes ahead of `at`, and `bytes` from it, cut to the MR's
     /// pages: what the memory scheme asks for, which does not know where the MR ends. `None` if
     /// nothing is left.
+    #[inline]
     pub fn clamped(&self, at: Iova, before: u64, bytes: u64) -> Option<Indices> {
         let pages = self.geometry.span();
         // Offsets from the MR's first byte. Saturation is clamping: the pages' own bounds follow.
@@ -53,6 +55,7 @@ impl Placement {
     }
 
     /// How many pages of 4 KiB `entries` entries have.
+    #[inline]
     pub const fn base_pages(&self, entries: usize) -> u64 {
         // CAST: widens.
         (entries as u64) << (self.geometry.entry_shift() - BASE_SHIFT)

@@ -15,13 +15,18 @@ pub const UMR_BLOCK: usize = 8;
 /// Bytes of an MTT.
 pub const MTT_LEN: usize = Mtt::LEN;
 
+/// How many MTTs a UMR writes for `table`: whole blocks.
+pub fn len<L: LockedChunk>(table: &Table<'_, L>) -> usize {
+    table.len().next_multiple_of(UMR_BLOCK)
+}
+
 /// Fills `out` with the MTTs of `table`, from the start, and with MTTs that are not present behind
-/// them up to a whole block. Returns how many, or `None` if `out` is too short.
+/// them up to a whole block. Returns how many ([`len`]), or `None` if `out` is too short.
 ///
 /// The C leaves entries of absent pages alone, and since `umr.c` reuses its buffer for tables of
 /// more than 512 MiB, absent pages there inherit the translations of other pages.
 pub fn fill<L: LockedChunk>(table: &Table<'_, L>, out: &mut [[u8; MTT_LEN]]) -> Option<usize> {
-    let len = table.len().next_multiple_of(UMR_BLOCK);
+    let len = len(table);
     let (used, padding) = out.get_mut(..len)?.split_at_mut(table.len());
     for (bytes, translation) in used.iter_mut().zip(table.translations()) {
         // Cannot fail: the length is the right one.
