@@ -222,6 +222,19 @@ impl IovaSpace {
         unsafe { Iova::from_raw(&self.device, ptr::from_ref(&self.state).cast_mut()) }
     }
 
+    /// The longest link of pages of `page` bytes any of which can be unlinked without the others:
+    /// the IOMMU, that would put a larger page of its own in the place of several, has none that
+    /// fits into so much.
+    pub fn divisible(&self, page: usize) -> usize {
+        // SAFETY: The device is valid.
+        let sizes = unsafe { bindings::iommu_pgsize_bitmap(device_as_raw(&self.device)) };
+        let larger = sizes & !(page | (page - 1));
+        match larger.trailing_zeros() {
+            usize::BITS => usize::MAX & !(page - 1),
+            shift => (1 << shift) - page,
+        }
+    }
+
     /// A copy of the C object, for C code that links and does not free.
     pub fn as_state(&self) -> bindings::dma_iova_state {
         self.state

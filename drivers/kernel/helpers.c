@@ -9,6 +9,7 @@
 #include <linux/hmm.h>
 #include <linux/hmm-dma.h>
 #include <linux/hugetlb.h>
+#include <linux/iommu.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -51,6 +52,16 @@ int rust_helper_dma_mapping_error(struct device *dev, dma_addr_t addr);
 int rust_helper_dma_mapping_error(struct device *dev, dma_addr_t addr)
 {
 	return dma_mapping_error(dev, addr);
+}
+
+/* linux/iommu.h */
+
+unsigned long rust_helper_iommu_pgsize_bitmap(struct device *dev);
+unsigned long rust_helper_iommu_pgsize_bitmap(struct device *dev)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
+
+	return domain ? domain->pgsize_bitmap : 0;
 }
 
 /* mm/hmm.c:hmm_dma_map_alloc(): what it refuses */

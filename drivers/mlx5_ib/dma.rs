@@ -21,6 +21,7 @@ use kernel::{
         DataDirection,
         DmaAddress, //
     },
+    page::PAGE_SHIFT,
     prelude::*,
     sync::aref::ARef, //
 };
@@ -43,6 +44,8 @@ const ATTRS: usize = REQUIRE_COHERENT;
 pub(crate) struct Dma {
     path: Path,
     entry_size: usize,
+    /// Entries of one link, on [`Path::Iova`]: any of them can be taken back by itself.
+    longest_link: usize,
 }
 
 enum Path {
@@ -69,7 +72,15 @@ impl Dma {
             None if dma_phys::need_unmap(device) => Path::List(device.into()),
             None => Path::Direct(device.into()),
         };
-        Ok(Self { path, entry_size })
+        let longest_link = match &path {
+            Path::Iova(space) => space.divisible(entry_size) / entry_size,
+            Path::List(_) | Path::Direct(_) => 1,
+        };
+        Ok(Self {
+            path,
+            entry_size,
+            longest_link,
+        })
     }
 
     /// What a chunk of so many entries needs.
@@ -103,45 +114,77 @@ impl Dma {
         entries: &[Entry],
         addresses: &mut Addresses,
     ) -> Result<(), MapError> {
-        let size = self.entry_size;
-        for (i, &entry) in entries.iter().enumerate() {
-            let at = bytes.start + i * size..bytes.start + (i + 1) * size;
-            let page = page_of(entry);
-            // SAFETY: By the safety requirements the entry names a page.
-            let result = if unsafe { page.is_p2pdma() } {
-                Err(MapError::Unreachable)
-            } else {
-                match &self.path {
-                    // SAFETY: By the safety requirements. Links are of one entry, so that any of
-                    // them can be taken back.
-                    Path::Iova(space) => {
-                        unsafe { space.iova().link(&at, page.phys(), DIRECTION, ATTRS) }
-                            .map_err(map_error)
+        // SAFETY: By the safety requirements the entries name pages.
+        if (entries.iter()).any(|&entry| unsafe { page_of(entry).is_p2pdma() }) {
+            return Err(MapError::Unreachable);
+        }
+        let mut mapped = 0;
+        while mapped < entries.len() {
+            let start = bytes.start + mapped * self.entry_size;
+            // SAFETY: By the safety requirements.
+            let result =
+                unsafe { self.map_run(start, first + mapped, &entries[mapped..], addresses) };
+            match result {
+                Ok(run) => mapped += run,
+                Err(error) => {
+                    if mapped > 0 {
+                        let slots = Slots::new(first..first + mapped);
+                        // SAFETY: Just mapped, and nobody has been told.
+                        unsafe { self.unmap(bytes.start..start, slots, addresses) };
                     }
-                    // SAFETY: By the safety requirements.
-                    Path::List(device) => {
-                        unsafe { dma_phys::map(device, page.phys(), size, DIRECTION, ATTRS) }
-                            .map(|address| note(addresses, first + i, address))
-                            .map_err(map_error)
-                    }
-                    Path::Direct(_) => Ok(()),
+                    return Err(error);
                 }
-            };
-            if let Err(error) = result {
-                if i > 0 {
-                    // SAFETY: Just mapped, and nobody has been told.
-                    unsafe {
-                        self.unmap(
-                            bytes.start..at.start,
-                            Slots::new(first..first + i),
-                            addresses,
-                        );
-                    }
-                }
-                return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Maps the first of `entries`, and those behind it that go with it. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::map`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::map`]; there is an entry, and none is of peer-to-peer memory.
+    unsafe fn map_run(
+        &self,
+        start: usize,
+        slot: usize,
+        entries: &[Entry],
+        addresses: &mut Addresses,
+    ) -> Result<usize, MapError> {
+        let phys = page_of(entries[0]).phys();
+        match &self.path {
+            Path::Iova(space) => {
+                let run = self.contiguous(entries);
+                let at = start..start + run * self.entry_size;
+                // SAFETY: By the safety requirements.
+                unsafe { space.iova().link(&at, phys, DIRECTION, ATTRS) }.map_err(map_error)?;
+                Ok(run)
+            }
+            Path::List(device) => {
+                // SAFETY: By the safety requirements.
+                let address =
+                    unsafe { dma_phys::map(device, phys, self.entry_size, DIRECTION, ATTRS) };
+                note(addresses, slot, address.map_err(map_error)?);
+                Ok(1)
+            }
+            Path::Direct(_) => Ok(entries.len()),
+        }
+    }
+
+    /// How many of `entries`, from the first, are one stretch of memory that one link may have.
+    fn contiguous(&self, entries: &[Entry]) -> usize {
+        let step = self.entry_size >> PAGE_SHIFT;
+        let mut next = entries[0].pfn().0;
+        let run = entries.iter().take(self.longest_link).take_while(|entry| {
+            let follows = entry.pfn().0 == next;
+            next += step;
+            follows
+        });
+        run.count()
     }
 
     /// Makes mappings visible to the device.
@@ -156,28 +199,26 @@ impl Dma {
         }
     }
 
-    /// Where the device finds an entry.
+    /// Where the device finds the entry of `slot`, `offset` bytes from the mirror's first.
     ///
     /// # Safety
     ///
     /// The entry is mapped.
+    #[inline]
     pub(crate) unsafe fn address(
         &self,
-        bytes: Range<usize>,
+        offset: usize,
         slot: usize,
-        entry: Entry,
+        entries: &[Entry],
         addresses: &Addresses,
     ) -> DmaAddress {
         match &self.path {
-            Path::Iova(space) => space.iova().address(bytes.start),
-            Path::List(_) => {
-                let list = addresses.as_ref().map(|list| list.as_slice());
-                list.and_then(|list| list.get(slot)).copied().unwrap_or(0)
-            }
+            Path::Iova(space) => space.iova().address(offset),
+            Path::List(_) => noted(addresses, slot),
             // Such a mapping is nothing but its address, and cannot fail again.
             // SAFETY: By the safety requirements.
             Path::Direct(device) => unsafe {
-                let phys = page_of(entry).phys();
+                let phys = page_of(entries[slot]).phys();
                 dma_phys::map(device, phys, self.entry_size, DIRECTION, ATTRS).unwrap_or(0)
             },
         }
@@ -210,6 +251,11 @@ fn note(addresses: &mut Addresses, slot: usize, address: DmaAddress) {
     if let Some(place) = addresses.as_mut().and_then(|list| list.get_mut(slot)) {
         *place = address;
     }
+}
+
+fn noted(addresses: &Addresses, slot: usize) -> DmaAddress {
+    let list = addresses.as_ref().map(|list| list.as_slice());
+    list.and_then(|list| list.get(slot)).copied().unwrap_or(0)
 }
 
 fn map_error(error: Error) -> MapError {

@@ -9,6 +9,7 @@ use core::ptr::{
 
 use kernel::{
     device::Device,
+    dma::DataDirection,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -18,6 +19,10 @@ use kernel::{
 };
 use kernel_ext::{
     bindings,
+    dma_iova::{
+        IovaSpace,
+        REQUIRE_COHERENT, //
+    },
     hmm::{
         range_fault,
         Pfn,
@@ -179,6 +184,51 @@ pub(crate) fn native_path(device: &PciDevice) -> Result {
     check!(raw.dma_list.is_null() && (raw.state.__size != 0) == device.has_iommu());
     check!(raw.dma_entry_size == PAGE_SIZE && !raw.pfn_list.is_null());
     round_trip(device, &pages)
+}
+
+/// A stretch that was linked at once, and of which a page is unlinked.
+pub(crate) fn stretch(device: &PciDevice) -> Result {
+    /// What an IOMMU may have a page of.
+    const LARGE: usize = 2 << 20;
+    const ALL: usize = 4 * LARGE;
+
+    let pages = Pages::new(Some(device.device()), 1, PAGE_SHIFT as u32, 1)?;
+    let space = IovaSpace::try_new(device.device(), ALL).ok_or(EOPNOTSUPP)?;
+    let len = space.divisible(PAGE_SIZE).min(2 * LARGE);
+    check!(len >= PAGE_SIZE && len % PAGE_SIZE == 0);
+
+    // Both at a multiple of a large page. What lies there does not matter: no device is told.
+    let iova = space.iova();
+    let phys = pages.pfns[0].phys() & !(LARGE as u64 - 1);
+    let start = (LARGE - iova.address(0) as usize % LARGE) % LARGE;
+    let all = start..start + len;
+    let hole = start + len / 2 / PAGE_SIZE * PAGE_SIZE;
+    let hole = hole..hole + PAGE_SIZE;
+
+    // SAFETY: Nothing is linked; all of it is unlinked below.
+    unsafe { iova.link(&all, phys, DataDirection::Bidirectional, REQUIRE_COHERENT)? };
+    let synced = iova.sync(&all);
+    // SAFETY: Linked above, by a stretch that can be divided; nobody uses it.
+    unsafe { iova.unlink(&hole, DataDirection::Bidirectional, REQUIRE_COHERENT) };
+    let at = |offset: usize| device.phys(iova.address(offset));
+    let due = |offset: usize| match hole.contains(&offset) {
+        true => 0,
+        false => phys + (offset - start) as u64,
+    };
+    let as_due = all
+        .clone()
+        .step_by(PAGE_SIZE)
+        .all(|offset| at(offset) == due(offset));
+    for rest in [all.start..hole.start, hole.end..all.end] {
+        if !rest.is_empty() {
+            // SAFETY: As above.
+            unsafe { iova.unlink(&rest, DataDirection::Bidirectional, REQUIRE_COHERENT) };
+        }
+    }
+    synced?;
+    check!(as_due);
+    check!(all.step_by(PAGE_SIZE).all(|offset| at(offset) == 0));
+    Ok(())
 }
 
 /// The path where there is no IOVA range to be had: entries of 8 PiB, 4 EiB in all, are too many

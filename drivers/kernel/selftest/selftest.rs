@@ -82,6 +82,7 @@ impl kernel::Module for Selftest {
                 report(device.path_name(), dma::native_path(&device));
                 if device.has_iommu() {
                     report("dma, list", dma::list_path(&device));
+                    report("dma, stretch", dma::stretch(&device));
                 }
             }
             None => pr_info!("dma: left out, there is no device\n"),
