@@ -263,15 +263,11 @@ impl hmm_abi::Chunk for ChunkData {
     }
 
     fn lock(&self) -> Locked<'_> {
-        Locked {
-            chunk: self,
-            state: self.state.lock(),
-        }
+        Locked::new(self, self.state.lock())
     }
 
     fn try_lock(&self) -> Option<Locked<'_>> {
-        let state = self.state.try_lock()?;
-        Some(Locked { chunk: self, state })
+        Some(Locked::new(self, self.state.try_lock()?))
     }
 
     fn set_sequence(&self, locked: &mut Locked<'_>, sequence: NewSequence<'_>) {
@@ -381,15 +377,31 @@ pub(crate) fn page_of(entry: Entry) -> Pfn {
 pub(crate) struct Locked<'c> {
     chunk: &'c ChunkData,
     state: Guard<'c, State, MutexBackend>,
+    /// Where the first entry is, in bytes from the mirror's first.
+    start: usize,
+    entry_shift: u32,
 }
 
-impl Locked<'_> {
+impl<'c> Locked<'c> {
+    fn new(chunk: &'c ChunkData, state: Guard<'c, State, MutexBackend>) -> Self {
+        let geometry = &chunk.mirror().placement().geometry;
+        Self {
+            chunk,
+            state,
+            start: geometry.offset_of(chunk.at()),
+            entry_shift: geometry.entry_shift(),
+        }
+    }
+
+    /// Where a slot is, in bytes from the mirror's first.
+    #[inline]
+    fn offset(&self, slot: usize) -> usize {
+        self.start + (slot << self.entry_shift)
+    }
+
     /// The bytes of slots, counted from the mirror's first.
     fn bytes(&self, slots: Slots) -> Range<usize> {
-        let geometry = &self.chunk.mirror().placement().geometry;
-        let span = geometry.span_of_slots(self.chunk.at(), slots);
-        let start = geometry.span().start;
-        span.start - start..span.end - start
+        self.offset(slots.first())..self.offset(slots.end())
     }
 }
 
@@ -397,8 +409,7 @@ impl hmm_abi::LockedChunk for Locked<'_> {
     type Ticket = Ticket;
 
     fn first(&self) -> Index {
-        let geometry = &self.chunk.mirror().placement().geometry;
-        geometry.chunk(self.chunk.at()).first()
+        Index(self.start >> self.entry_shift)
     }
 
     fn entries(&self) -> &[Entry] {
@@ -432,12 +443,18 @@ impl hmm_abi::LockedChunk for Locked<'_> {
         self.chunk.mirror().dma().sync(self.bytes(slots))
     }
 
+    #[inline]
     fn address(&self, slot: usize) -> u64 {
-        let bytes = self.bytes(Slots::new(slot..slot + 1));
         let state = &*self.state;
-        let entry = state.entries[slot];
         // SAFETY: The slot is mapped, by the contract of the trait.
-        unsafe { (self.chunk.mirror().dma()).address(bytes, slot, entry, &state.addresses) }
+        unsafe {
+            self.chunk.mirror().dma().address(
+                self.offset(slot),
+                slot,
+                &state.entries,
+                &state.addresses,
+            )
+        }
     }
 
     fn unmap(&mut self, slots: Slots, _: &LetGo) {

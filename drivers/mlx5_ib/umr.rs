@@ -182,7 +182,11 @@ impl Key {
     ///
     /// Those of `mlx5r_umr_post`.
     fn post<L: LockedChunk>(&self, umr: &mut Umr, table: &Table<'_, L>) -> Result<bool> {
-        let mtts = xlt::fill(table, umr.mtts()).ok_or(EINVAL)?;
+        let is_blank = table.is_blank();
+        let mtts = match is_blank {
+            true => xlt::len(table),
+            false => xlt::fill(table, umr.mtts()).ok_or(EINVAL)?,
+        };
         let first = u64::try_from(table.first().0)?;
         let mtts = u32::try_from(mtts)?;
         let mut gate = self.gate.lock();
@@ -194,7 +198,7 @@ impl Key {
         }
         // SAFETY: The UMR is ours, and not under way.
         kernel::error::to_result(unsafe {
-            bindings::mlx5r_odp_umr_post(umr.umr.as_ptr(), self.number(), first, mtts)
+            bindings::mlx5r_odp_umr_post(umr.umr.as_ptr(), self.number(), first, mtts, is_blank)
         })?;
         Ok(true)
     }

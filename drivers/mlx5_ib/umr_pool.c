@@ -28,6 +28,9 @@ struct mlx5r_odp_umrs {
 	struct mlx5r_odp_umr *free;
 	/* Who holds it has all[NUM_UMRS]. */
 	struct mutex last;
+	/* MTTs none of which is present, for every UMR that writes no other. */
+	void *blank;
+	dma_addr_t blank_dma;
 	struct mlx5r_odp_umr all[NUM_UMRS + 1];
 };
 
@@ -42,6 +45,8 @@ void mlx5r_odp_umrs_destroy(struct mlx5r_odp_umrs *umrs)
 		if (umrs->all[i].mtts)
 			dma_free_coherent(ddev, SZ_4K, umrs->all[i].mtts,
 					  umrs->all[i].dma);
+	if (umrs->blank)
+		dma_free_coherent(ddev, SZ_4K, umrs->blank, umrs->blank_dma);
 	mutex_destroy(&umrs->last);
 	kvfree(umrs);
 }
@@ -59,22 +64,29 @@ struct mlx5r_odp_umrs *mlx5r_odp_umrs_create(struct mlx5_ib_dev *dev)
 	spin_lock_init(&umrs->lock);
 	mutex_init(&umrs->last);
 
+	/* Comes zeroed. */
+	umrs->blank = dma_alloc_coherent(ddev, SZ_4K, &umrs->blank_dma,
+					 GFP_KERNEL);
+	if (!umrs->blank)
+		goto destroy;
 	for (i = 0; i <= NUM_UMRS; i++) {
 		struct mlx5r_odp_umr *umr = &umrs->all[i];
 
 		umr->umrs = umrs;
 		umr->mtts = dma_alloc_coherent(ddev, SZ_4K, &umr->dma,
 					       GFP_KERNEL);
-		if (!umr->mtts) {
-			mlx5r_odp_umrs_destroy(umrs);
-			return NULL;
-		}
+		if (!umr->mtts)
+			goto destroy;
 		if (i < NUM_UMRS) {
 			umr->next = umrs->free;
 			umrs->free = umr;
 		}
 	}
 	return umrs;
+
+destroy:
+	mlx5r_odp_umrs_destroy(umrs);
+	return NULL;
 }
 
 struct mlx5r_odp_umr *mlx5r_odp_umr_get(struct mlx5r_odp_umrs *umrs)
@@ -115,7 +127,7 @@ void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr)
 }
 
 int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
-		       u32 mtts)
+		       u32 mtts, bool blank)
 {
 	u64 offset = first * sizeof(struct mlx5_mtt) / MLX5_IB_UMR_OCTOWORD;
 	struct mlx5_wqe_umr_ctrl_seg *ctrl = &umr->wqe.ctrl_seg;
@@ -131,7 +143,7 @@ int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
 	ctrl->xlt_offset_47_16 = cpu_to_be32(offset >> 16);
 	data->byte_count = cpu_to_be32(bytes);
 	data->lkey = cpu_to_be32(dev->umrc.pd->local_dma_lkey);
-	data->addr = cpu_to_be64(umr->dma);
+	data->addr = cpu_to_be64(blank ? umr->umrs->blank_dma : umr->dma);
 
 	return mlx5r_umr_post(dev, key, &umr->context, &umr->wqe);
 }

@@ -32,10 +32,11 @@ void mlx5r_odp_umr_put(struct mlx5r_odp_umr *umr);
 void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr);
 /*
  * Writes `mtts` of them, whole blocks, into the table of MKey `key` from MTT
- * `first` on; mlx5r_odp_umr_wait() has to follow.
+ * `first` on; mlx5r_odp_umr_wait() has to follow. If `blank`, MTTs that are not
+ * present are written instead.
  */
 int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
-		       u32 mtts);
+		       u32 mtts, bool blank);
 /* -EAGAIN if it was flushed because of another one. */
 int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, u32 key);
 
