@@ -2,7 +2,7 @@
 
 //! The device, as the fault pipeline sees it.
 
-use core::ptr::NonNull;
+use core::{cell::Cell, ptr::NonNull};
 
 use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
 use kernel::prelude::*;
@@ -14,22 +14,37 @@ use crate::bindings;
 use crate::queue::Qp;
 use crate::region::Mr;
 
-/// A device.
+/// A device, and the event of it that is being served.
 ///
 /// # Invariants
 ///
-/// `dev` is live for as long as the value.
+/// - `dev` is live for as long as the value.
+/// - `event` is one of its events, and this thread's; `None` when the command that answers it has
+///   it.
 pub(crate) struct Device {
     dev: NonNull<bindings::mlx5_ib_dev>,
+    event: Cell<Option<NonNull<bindings::mlx5r_odp_event>>>,
 }
 
 impl Device {
     /// # Safety
     ///
-    /// `dev` is live for as long as the value.
-    pub(crate) unsafe fn new(dev: NonNull<bindings::mlx5_ib_dev>) -> Self {
+    /// `dev` is live for as long as the value, and `event` is one of its events, not answered, and
+    /// this thread's.
+    pub(crate) unsafe fn new(
+        dev: NonNull<bindings::mlx5_ib_dev>,
+        event: NonNull<bindings::mlx5r_odp_event>,
+    ) -> Self {
         // INVARIANT: By the caller's promise.
-        Self { dev }
+        Self {
+            dev,
+            event: Cell::new(Some(event)),
+        }
+    }
+
+    /// Whether the command that answers the event has it now.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.event.get().is_none()
     }
 
     fn warn(&self, what: &CStr, value: u32) {
@@ -77,13 +92,13 @@ impl Driver for Device {
 
     fn resume(&self, command: &PageFaultResume) {
         let bytes = command.to_bytes();
-        // CAST: 16.
-        let len = PageFaultResume::LEN as i32;
-        // SAFETY: The device is live, and `bytes` is as long as is said.
-        let result = unsafe { bindings::mlx5r_odp_resume(self.dev.as_ptr(), bytes.as_ptr(), len) };
-        if result != 0 {
-            // CAST: an index for the log.
-            self.warn(c"a page fault could not be resumed", result.unsigned_abs());
+        let Some(event) = self.event.get() else {
+            return;
+        };
+        // SAFETY: The event is ours, and `bytes` is as long as it must be.
+        if unsafe { bindings::mlx5r_odp_resume(event.as_ptr(), bytes.as_ptr()) } {
+            // INVARIANT: It is not ours any more.
+            self.event.set(None);
         }
     }
 
@@ -129,3 +144,5 @@ impl Driver for Device {
         }
     }
 }
+
+const _: () = assert!(PageFaultResume::LEN == bindings::MLX5R_ODP_RESUME_SIZE as usize);

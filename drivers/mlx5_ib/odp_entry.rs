@@ -308,23 +308,28 @@ pub unsafe extern "C" fn mlx5r_odp_count(eq: *mut bindings::mlx5_ib_pf_eq) -> u3
     }
 }
 
-/// The shim's: serves one event, in a worker of its own.
+/// The shim's: serves one event, in a worker of its own. Returns whether the event belongs to the
+/// command that answers it.
 ///
 /// # Safety
 ///
-/// `dev` is live, and `eqe` points to an EQE.
+/// `dev` is live, and `event` is one of its events, not answered; `eqe` points to the EQE.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_serve(
     dev: *mut bindings::mlx5_ib_dev,
+    event: *mut bindings::mlx5r_odp_event,
     eqe: *const u8,
     number: u32,
-) {
+) -> bool {
     // SAFETY: By the caller's promise.
     let bytes = unsafe { eqe.cast::<[u8; Eqe::LEN]>().read() };
-    let (Some(dev), Ok(eqe)) = (NonNull::new(dev), Eqe::parse(&bytes)) else {
-        return;
+    let (Some(dev), Some(event), Ok(eqe)) =
+        (NonNull::new(dev), NonNull::new(event), Eqe::parse(&bytes))
+    else {
+        return false;
     };
     // SAFETY: By the caller's promise.
-    let device = unsafe { Device::new(dev) };
+    let device = unsafe { Device::new(dev, event) };
     mlx5_odp::serve(&device, PageFault::from_eqe(&eqe), number);
+    device.is_answering()
 }

@@ -174,17 +174,6 @@ struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev)
 	return dev->ib_dev.dma_device;
 }
 
-int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len)
-{
-	u32 out[MLX5_ST_SZ_DW(page_fault_resume_out)] = {};
-	u32 in[MLX5_ST_SZ_DW(page_fault_resume_in)] = {};
-
-	if (WARN_ON_ONCE(len != sizeof(in)))
-		return -EINVAL;
-	memcpy(in, command, sizeof(in));
-	return mlx5_cmd_exec(dev->mdev, in, sizeof(in), out, sizeof(out));
-}
-
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
 {
 	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
@@ -329,12 +318,16 @@ struct mlx5r_odp_event {
 	struct mlx5_ib_pf_eq *eq;
 	u32 number;
 	u8 eqe[MLX5R_ODP_EQE_SIZE];
+	/* The command that answers it. */
+	struct mlx5_async_work resume;
+	u32 out[MLX5_ST_SZ_DW(page_fault_resume_out)];
 };
 
 /* What a device has besides its struct mlx5_ib_pf_eq, whose pool is the first. */
 struct mlx5r_odp_device {
 	mempool_t events;
 	struct mlx5r_odp_umrs *umrs;
+	struct mlx5_async_ctx resumes;
 	/* Protected by the EQ's lock. */
 	u32 consumed;
 };
@@ -367,8 +360,48 @@ static void event_work(struct work_struct *work)
 		container_of(work, struct mlx5r_odp_event, work);
 	struct mlx5_ib_pf_eq *eq = event->eq;
 
-	mlx5r_odp_serve(eq->dev, event->eqe, event->number);
+	if (!mlx5r_odp_serve(eq->dev, event, event->eqe, event->number))
+		mempool_free(event, eq->pool);
+}
+
+static void warn_not_resumed(struct mlx5_ib_dev *dev, int err)
+{
+	mlx5r_odp_warn(dev, "a page fault could not be resumed", -err);
+}
+
+static void resume_done(int status, struct mlx5_async_work *work)
+{
+	struct mlx5r_odp_event *event =
+		container_of(work, struct mlx5r_odp_event, resume);
+	struct mlx5_ib_pf_eq *eq = event->eq;
+
+	if (status)
+		warn_not_resumed(eq->dev, status);
 	mempool_free(event, eq->pool);
+}
+
+bool mlx5r_odp_resume(struct mlx5r_odp_event *event, const u8 *command)
+{
+	struct mlx5_ib_pf_eq *eq = event->eq;
+	u32 in[MLX5_ST_SZ_DW(page_fault_resume_in)];
+	int err;
+
+	BUILD_BUG_ON(sizeof(in) != MLX5R_ODP_RESUME_SIZE);
+	memcpy(in, command, sizeof(in));
+	/*
+	 * Nobody has to wait for it. Only without waiting it is sent by memory
+	 * that is there at once.
+	 */
+	err = mlx5_cmd_exec_cb(&device_of(eq)->resumes, in, sizeof(in),
+			       event->out, sizeof(event->out), resume_done,
+			       &event->resume);
+	if (!err)
+		return true;
+	err = mlx5_cmd_exec(eq->dev->mdev, in, sizeof(in), event->out,
+			    sizeof(event->out));
+	if (err)
+		warn_not_resumed(eq->dev, err);
+	return false;
 }
 
 const u8 *mlx5r_odp_eq_peek(struct mlx5_ib_pf_eq *eq, u32 ahead)
@@ -475,6 +508,7 @@ int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq)
 		err = -ENOMEM;
 		goto free_pool;
 	}
+	mlx5_cmd_init_async_ctx(dev->mdev, &odp->resumes);
 	eq->pool = &odp->events;
 	eq->wq = alloc_workqueue("mlx5_ib_page_fault",
 				 WQ_HIGHPRI | WQ_UNBOUND | WQ_MEM_RECLAIM,
@@ -529,6 +563,7 @@ void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev)
 	mlx5_eq_disable(dev->mdev, eq->core, &eq->irq_nb);
 	cancel_work_sync(&eq->work);
 	drain_workqueue(eq->wq);
+	mlx5_cmd_cleanup_async_ctx(&odp->resumes);
 	mlx5_eq_destroy_generic(dev->mdev, eq->core);
 	eq->core = NULL;
 	destroy_workqueue(eq->wq);

@@ -76,7 +76,6 @@ int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift,
 		     u32 pdn);
 struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev);
 struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_dev *dev);
-int mlx5r_odp_resume(struct mlx5_ib_dev *dev, const u8 *command, int len);
 /* What users can cause is limited in rate; what must not be lost is not. */
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
 void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value);
@@ -107,6 +106,7 @@ int mlx5r_odp_read_rq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
 /* --- Event queue ---------------------------------------------------------------- */
 
 #define MLX5R_ODP_EQE_SIZE 64
+#define MLX5R_ODP_RESUME_SIZE 16
 
 struct mlx5r_odp_event;
 
@@ -117,6 +117,11 @@ const u8 *mlx5r_odp_eq_peek(struct mlx5_ib_pf_eq *eq, u32 ahead);
 struct mlx5r_odp_event *mlx5r_odp_event_alloc(struct mlx5_ib_pf_eq *eq);
 void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe,
 			   u32 number);
+/*
+ * Sends PAGE_FAULT_RESUME. True if it is under way: the event is freed when it is
+ * done, which may be before this returns.
+ */
+bool mlx5r_odp_resume(struct mlx5r_odp_event *event, const u8 *command);
 void mlx5r_odp_eq_later(struct mlx5_ib_pf_eq *eq);
 u32 mlx5r_odp_eq_consumed(struct mlx5_ib_pf_eq *eq);
 void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm);
@@ -124,7 +129,9 @@ void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm);
 /* The Rust side of it: odp_entry.rs. */
 void mlx5r_odp_drain(struct mlx5_ib_pf_eq *eq);
 u32 mlx5r_odp_count(struct mlx5_ib_pf_eq *eq);
-void mlx5r_odp_serve(struct mlx5_ib_dev *dev, const u8 *eqe, u32 number);
+/* What mlx5r_odp_resume() has returned, if the event was answered. */
+bool mlx5r_odp_serve(struct mlx5_ib_dev *dev, struct mlx5r_odp_event *event,
+		     const u8 *eqe, u32 number);
 void mlx5r_odp_reap(struct ib_umem_odp *odp);
 
 #endif /* MLX5_ODP_SHIM_H */

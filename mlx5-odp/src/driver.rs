@@ -129,7 +129,7 @@ pub trait Driver {
     /// The key that ends a receive WQE's scatter list.
     fn end_of_list(&self) -> Mkey;
 
-    /// Sends PAGE_FAULT_RESUME. There is nothing to be done when it fails: the device is lost,
+    /// Sends PAGE_FAULT_RESUME; does not have to wait for it. There is nothing to be done when it fails: the device is lost,
     /// or the queue is gone.
     fn resume(&self, command: &PageFaultResume);
 

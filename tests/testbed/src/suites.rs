@@ -121,7 +121,11 @@ fn suites() -> Vec<Suite> {
             ..suite("device", &["device"], 6)
         },
         suite("large", &["large"], 6),
-        suite("kernel", &["kernel", "virtual", "iova", "list", "stretch"], 3),
+        suite(
+            "kernel",
+            &["kernel", "virtual", "iova", "list", "stretch"],
+            3,
+        ),
         Suite {
             options: Options {
                 hardware: Hardware {
