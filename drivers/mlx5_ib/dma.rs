@@ -43,9 +43,10 @@ const ATTRS: usize = REQUIRE_COHERENT;
 /// The DMA of one mirror.
 pub(crate) struct Dma {
     path: Path,
-    entry_size: usize,
+    /// Bytes of an entry, as a power of two.
+    entry_shift: u32,
     /// Entries of one link, on [`Path::Iova`]: any of them can be taken back by itself.
-    longest_link: usize,
+    longest_link: u32,
 }
 
 enum Path {
@@ -58,12 +59,12 @@ enum Path {
 pub(crate) type Addresses = Option<KBox<KVec<DmaAddress>>>;
 
 impl Dma {
-    /// For a mirror of `bytes` bytes in entries of `entry_size`.
+    /// For a mirror of `bytes` bytes in entries of `1 << entry_shift`.
     ///
     /// # Errors
     ///
     /// `EOPNOTSUPP` for a device that would need bounce buffers, or whose caches must be synced.
-    pub(crate) fn new(device: &Device, bytes: usize, entry_size: usize) -> Result<Self> {
+    pub(crate) fn new(device: &Device, bytes: usize, entry_shift: u32) -> Result<Self> {
         if dma_phys::needs_bounce(device) {
             return Err(EOPNOTSUPP);
         }
@@ -73,14 +74,18 @@ impl Dma {
             None => Path::Direct(device.into()),
         };
         let longest_link = match &path {
-            Path::Iova(space) => space.divisible(entry_size) / entry_size,
+            Path::Iova(space) => space.divisible(1 << entry_shift) >> entry_shift,
             Path::List(_) | Path::Direct(_) => 1,
         };
         Ok(Self {
             path,
-            entry_size,
-            longest_link,
+            entry_shift,
+            longest_link: u32::try_from(longest_link).unwrap_or(u32::MAX),
         })
+    }
+
+    fn entry_size(&self) -> usize {
+        1 << self.entry_shift
     }
 
     /// What a chunk of so many entries needs.
@@ -120,7 +125,7 @@ impl Dma {
         }
         let mut mapped = 0;
         while mapped < entries.len() {
-            let start = bytes.start + mapped * self.entry_size;
+            let start = bytes.start + mapped * self.entry_size();
             // SAFETY: By the safety requirements.
             let result =
                 unsafe { self.map_run(start, first + mapped, &entries[mapped..], addresses) };
@@ -159,7 +164,7 @@ impl Dma {
         match &self.path {
             Path::Iova(space) => {
                 let run = self.contiguous(entries);
-                let at = start..start + run * self.entry_size;
+                let at = start..start + run * self.entry_size();
                 // SAFETY: By the safety requirements.
                 unsafe { space.iova().link(&at, phys, DIRECTION, ATTRS) }.map_err(map_error)?;
                 Ok(run)
@@ -167,7 +172,7 @@ impl Dma {
             Path::List(device) => {
                 // SAFETY: By the safety requirements.
                 let address =
-                    unsafe { dma_phys::map(device, phys, self.entry_size, DIRECTION, ATTRS) };
+                    unsafe { dma_phys::map(device, phys, self.entry_size(), DIRECTION, ATTRS) };
                 note(addresses, slot, address.map_err(map_error)?);
                 Ok(1)
             }
@@ -177,9 +182,11 @@ impl Dma {
 
     /// How many of `entries`, from the first, are one stretch of memory that one link may have.
     fn contiguous(&self, entries: &[Entry]) -> usize {
-        let step = self.entry_size >> PAGE_SHIFT;
+        let step = self.entry_size() >> PAGE_SHIFT;
         let mut next = entries[0].pfn().0;
-        let run = entries.iter().take(self.longest_link).take_while(|entry| {
+        // CAST: widens.
+        let most = self.longest_link as usize;
+        let run = entries.iter().take(most).take_while(|entry| {
             let follows = entry.pfn().0 == next;
             next += step;
             follows
@@ -219,7 +226,7 @@ impl Dma {
             // SAFETY: By the safety requirements.
             Path::Direct(device) => unsafe {
                 let phys = page_of(entries[slot]).phys();
-                dma_phys::map(device, phys, self.entry_size, DIRECTION, ATTRS).unwrap_or(0)
+                dma_phys::map(device, phys, self.entry_size(), DIRECTION, ATTRS).unwrap_or(0)
             },
         }
     }
@@ -238,7 +245,7 @@ impl Dma {
                 for &address in list.unwrap_or_default() {
                     // SAFETY: By the safety requirements.
                     unsafe {
-                        dma_phys::unmap(device, address, self.entry_size, DIRECTION, ATTRS);
+                        dma_phys::unmap(device, address, self.entry_size(), DIRECTION, ATTRS);
                     }
                 }
             }

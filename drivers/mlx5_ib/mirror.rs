@@ -156,13 +156,8 @@ impl Mirror {
         let span = geometry.span();
         // SAFETY: The device is valid, and so is the one that does its DMA.
         let device = unsafe { Device::from_raw(bindings::mlx5r_odp_dma_device(dev.as_ptr())) };
-        let dma = Dma::new(device, span.len(), 1 << shift)?;
-        // SAFETY: `dev` is valid, and has UMRs since its EQ was created.
-        let umrs = NonNull::new(unsafe { bindings::mlx5r_odp_umrs_of(dev.as_ptr()) });
-        let umrs = umrs.ok_or(EINVAL)?;
+        let dma = Dma::new(device, span.len(), shift)?;
         let mm = ARef::from(mm);
-        // SAFETY: By the safety requirements; UMRs live as long as their device.
-        let key = unsafe { Key::new(dev, umrs, area.writable) };
         let raw_mm = mm.as_raw();
 
         KBox::pin_init(
@@ -191,7 +186,7 @@ impl Mirror {
                 },
                 mm,
                 dma,
-                key <- key,
+                key <- Key::new(),
                 chunks <- XArray::new(AllocKind::Alloc),
                 making <- new_mutex!((), "mlx5_ib_odp_making"),
                 idle <- new_spinlock!(NO_CHUNK, "mlx5_ib_odp_idle"),

@@ -136,12 +136,13 @@ void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
 	odp->notifier.interval_tree.start = start;
 	odp->notifier.interval_tree.last = end - 1;
 	INIT_WORK(&mirror->reap, reap_work);
-	mirror->wq = dev->odp_pf_eq.wq;
 }
 
 void mlx5r_odp_mirror_reap_later(struct mlx5r_odp_mirror *mirror)
 {
-	queue_work(mirror->wq, &mirror->reap);
+	struct mlx5_ib_dev *dev = to_mdev(mirror->odp.umem.ibdev);
+
+	queue_work(dev->odp_pf_eq.wq, &mirror->reap);
 }
 
 void mlx5r_odp_mirror_stop(struct mlx5r_odp_mirror *mirror)
@@ -179,9 +180,9 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
 	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
 }
 
-void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value)
+void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what)
 {
-	dev_err(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
+	dev_err(&mr->ibmr.device->dev, "%s (0x%x)\n", what, mr->mmkey.key);
 }
 
 #define ODP_CAP(dev, transport, op, flag)                                      \
@@ -337,14 +338,14 @@ static struct mlx5r_odp_device *device_of(struct mlx5_ib_pf_eq *eq)
 	return container_of(eq->pool, struct mlx5r_odp_device, events);
 }
 
-struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_dev *dev)
+struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_mr *mr)
 {
-	return device_of(&dev->odp_pf_eq)->umrs;
+	return device_of(&mr_to_mdev(mr)->odp_pf_eq)->umrs;
 }
 
-u32 mlx5r_odp_moment(struct mlx5_ib_dev *dev)
+u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr)
 {
-	struct mlx5_ib_pf_eq *eq = &dev->odp_pf_eq;
+	struct mlx5_ib_pf_eq *eq = &mr_to_mdev(mr)->odp_pf_eq;
 	unsigned long flags;
 	u32 moment;
 

@@ -54,7 +54,6 @@ void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages);
 struct mlx5r_odp_mirror {
 	struct ib_umem_odp odp;
 	struct work_struct reap;
-	struct workqueue_struct *wq;
 };
 
 void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
@@ -75,14 +74,14 @@ bool mlx5r_odp_access_hugetlb(int access);
 int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift,
 		     u32 pdn);
 struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev);
-struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_dev *dev);
+struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_mr *mr);
 /* What users can cause is limited in rate; what must not be lost is not. */
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
-void mlx5r_odp_error(struct mlx5_ib_dev *dev, const char *what, u32 value);
+void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev);
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
 /* Events before this number were written to the EQ before now. */
-u32 mlx5r_odp_moment(struct mlx5_ib_dev *dev);
+u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr);
 
 /* --- Queue pairs -------------------------------------------------------------- */
 

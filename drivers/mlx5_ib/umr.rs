@@ -57,14 +57,10 @@ enum Gate {
 ///
 /// # Invariants
 ///
-/// - `dev` and `umrs` outlive the value.
-/// - `mr` is null, or the MR of the mirror, which outlives it.
+/// `mr` is null, or the MR of the mirror, which outlives it.
 #[pin_data]
 pub(crate) struct Key {
-    dev: NonNull<bindings::mlx5_ib_dev>,
-    umrs: NonNull<bindings::mlx5r_odp_umrs>,
     mr: Atomic<*mut bindings::mlx5_ib_mr>,
-    writable: bool,
     #[pin]
     gate: Mutex<Gate>,
     #[pin]
@@ -78,21 +74,10 @@ unsafe impl Sync for Key {}
 
 impl Key {
     /// The key of a mirror whose MR is not there yet.
-    ///
-    /// # Safety
-    ///
-    /// `dev` and `umrs` outlive the value.
-    pub(crate) unsafe fn new(
-        dev: NonNull<bindings::mlx5_ib_dev>,
-        umrs: NonNull<bindings::mlx5r_odp_umrs>,
-        writable: bool,
-    ) -> impl PinInit<Self> {
-        // INVARIANT: By the safety requirements.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        // INVARIANT: There is none.
         pin_init!(Self {
-            dev,
-            umrs,
             mr: Atomic::new(ptr::null_mut()),
-            writable,
             gate <- new_mutex!(Gate::Gone, "mlx5_ib_odp_gate"),
             changed <- new_condvar!(),
         })
@@ -131,14 +116,6 @@ impl Key {
         NonNull::new(self.mr.load(Acquire))
     }
 
-    fn number(&self) -> u32 {
-        match self.mr() {
-            // SAFETY: By the type invariants.
-            Some(mr) => unsafe { bindings::mlx5r_odp_mkey(mr.as_ptr()) },
-            None => 0,
-        }
-    }
-
     /// Counts pages of 4 KiB whose translation was taken back.
     pub(crate) fn count_invalidated(&self, base_pages: u64) {
         if let (Some(mr), Ok(pages @ 1..)) = (self.mr(), i64::try_from(base_pages)) {
@@ -149,29 +126,29 @@ impl Key {
 
     /// Tells the administrator what must not be lost.
     pub(crate) fn error(&self, what: &CStr) {
-        // SAFETY: By the type invariants; `what` is a string.
-        unsafe {
-            bindings::mlx5r_odp_error(self.dev.as_ptr(), what.as_char_ptr(), self.number());
+        if let Some(mr) = self.mr() {
+            // SAFETY: By the type invariants; `what` is a string.
+            unsafe { bindings::mlx5r_odp_error(mr.as_ptr(), what.as_char_ptr()) };
         }
     }
 
-    /// A UMR: any if there is one, else the last. Both may be held under a chunk's lock.
-    fn umr(&self) -> Umr {
+    /// A UMR: any if there is one, else the last. Both may be held under a chunk's lock. `None` if
+    /// there is no MR yet.
+    fn umr(&self) -> Option<Umr> {
+        let mr = self.mr()?;
         // SAFETY: By the type invariants. The second waits for whoever has it, and never fails.
         unsafe {
-            let umr = bindings::mlx5r_odp_umr_get(self.umrs.as_ptr());
-            match NonNull::new(umr) {
+            let umrs = bindings::mlx5r_odp_umrs_of(mr.as_ptr());
+            Some(match NonNull::new(bindings::mlx5r_odp_umr_get(umrs)) {
                 Some(umr) => Umr {
                     umr,
                     is_last: false,
                 },
                 None => Umr {
-                    umr: NonNull::new_unchecked(bindings::mlx5r_odp_umr_get_last(
-                        self.umrs.as_ptr(),
-                    )),
+                    umr: NonNull::new_unchecked(bindings::mlx5r_odp_umr_get_last(umrs)),
                     is_last: true,
                 },
-            }
+            })
         }
     }
 
@@ -188,6 +165,7 @@ impl Key {
             false => xlt::fill(table, umr.mtts()).ok_or(EINVAL)?,
         };
         let first = u64::try_from(table.first().0)?;
+        let mr = self.mr().ok_or(EINVAL)?;
         let mtts = u32::try_from(mtts)?;
         let mut gate = self.gate.lock();
         while *gate == Gate::Revoking {
@@ -198,7 +176,7 @@ impl Key {
         }
         // SAFETY: The UMR is ours, and not under way.
         kernel::error::to_result(unsafe {
-            bindings::mlx5r_odp_umr_post(umr.umr.as_ptr(), self.number(), first, mtts, is_blank)
+            bindings::mlx5r_odp_umr_post(umr.umr.as_ptr(), mr.as_ptr(), first, mtts, is_blank)
         })?;
         Ok(true)
     }
@@ -209,9 +187,10 @@ impl Key {
     ///
     /// `EAGAIN` if it was flushed because of another one; `EFAULT` if it failed.
     fn wait(&self, umr: &Umr) -> Result {
+        let mr = self.mr().ok_or(EINVAL)?;
         // SAFETY: The UMR is ours, and was posted.
         kernel::error::to_result(unsafe {
-            bindings::mlx5r_odp_umr_wait(umr.umr.as_ptr(), self.number())
+            bindings::mlx5r_odp_umr_wait(umr.umr.as_ptr(), mr.as_ptr())
         })
     }
 
@@ -289,7 +268,7 @@ impl Device for Key {
     type Ticket = Ticket;
 
     fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
-        let mut umr = self.umr();
+        let mut umr = self.umr().ok_or(PublishError::Gone)?;
         for _ in 0..=RETRIES {
             match self.post(&mut umr, table) {
                 Ok(true) => {}
@@ -306,7 +285,9 @@ impl Device for Key {
     }
 
     fn zap<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<Zap<Ticket>, NotZapped> {
-        let mut umr = self.umr();
+        let Some(mut umr) = self.umr() else {
+            return Ok(Zap::Gone);
+        };
         match self.post(&mut umr, table) {
             Ok(true) => {}
             Ok(false) => return Ok(Zap::Gone),
@@ -334,11 +315,10 @@ impl Device for Key {
     }
 
     fn moment(&self) -> u32 {
-        if !self.writable {
-            // Nobody asks whether the device wants to write.
-            return 0;
+        match self.mr() {
+            // SAFETY: By the type invariants.
+            Some(mr) => unsafe { bindings::mlx5r_odp_moment(mr.as_ptr()) },
+            None => 0,
         }
-        // SAFETY: By the type invariants.
-        unsafe { bindings::mlx5r_odp_moment(self.dev.as_ptr()) }
     }
 }

@@ -126,8 +126,8 @@ void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr)
 	return umr->mtts;
 }
 
-int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
-		       u32 mtts, bool blank)
+int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr,
+		       u64 first, u32 mtts, bool blank)
 {
 	u64 offset = first * sizeof(struct mlx5_mtt) / MLX5_IB_UMR_OCTOWORD;
 	struct mlx5_wqe_umr_ctrl_seg *ctrl = &umr->wqe.ctrl_seg;
@@ -145,10 +145,11 @@ int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
 	data->lkey = cpu_to_be32(dev->umrc.pd->local_dma_lkey);
 	data->addr = cpu_to_be64(blank ? umr->umrs->blank_dma : umr->dma);
 
-	return mlx5r_umr_post(dev, key, &umr->context, &umr->wqe);
+	return mlx5r_umr_post(dev, mr->mmkey.key, &umr->context, &umr->wqe);
 }
 
-int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, u32 key)
+int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr)
 {
-	return mlx5r_umr_wait(umr->umrs->dev, key, &umr->context, &umr->wqe);
+	return mlx5r_umr_wait(umr->umrs->dev, mr->mmkey.key, &umr->context,
+			      &umr->wqe);
 }

@@ -11,6 +11,7 @@
 #include <linux/types.h>
 
 struct mlx5_ib_dev;
+struct mlx5_ib_mr;
 struct mlx5r_odp_umr;
 struct mlx5r_odp_umrs;
 
@@ -31,13 +32,13 @@ void mlx5r_odp_umr_put(struct mlx5r_odp_umr *umr);
 /* The MLX5R_ODP_UMR_MTTS MTTs. */
 void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr);
 /*
- * Writes `mtts` of them, whole blocks, into the table of MKey `key` from MTT
- * `first` on; mlx5r_odp_umr_wait() has to follow. If `blank`, MTTs that are not
+ * Writes `mtts` of them, whole blocks, into the table of the MKey of `mr` from
+ * MTT `first` on; mlx5r_odp_umr_wait() has to follow. If `blank`, MTTs that are not
  * present are written instead.
  */
-int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, u32 key, u64 first,
-		       u32 mtts, bool blank);
+int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr,
+		       u64 first, u32 mtts, bool blank);
 /* -EAGAIN if it was flushed because of another one. */
-int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, u32 key);
+int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr);
 
 #endif
