@@ -9,6 +9,8 @@
   suites.py rxe            rdma_rxe on the distribution's ib_core and on ours
   suites.py cycles         ours loaded and unloaded 20 times, with traffic
   suites.py kernel PATH... what drivers/kernel has, on the kernel; DMA by these paths
+  suites.py iommu         ours, registered, faulted and disturbed; for each kind of IOMMU
+  suites.py swiotlb       memory that would have to be bounced is refused, by both drivers
   suites.py zap clean      every zap takes effect
   suites.py zap caught     the device completes one without doing it, and ends the run
   suites.py debug          the demo's traffic on ours, in both schemes
@@ -16,6 +18,7 @@
   suites.py large          one MR of 256 GiB on the C driver, of 1 TiB on ours
 """
 
+import errno
 import re
 import sys
 
@@ -78,6 +81,40 @@ def kernel(*paths):
         bed.command("rmmod", "kernel_ext_test")
 
 
+def iommu():
+    """How DMA is mapped depends on the machine; the bytes must not."""
+    with bed.Stack("rust", "memory") as stack:
+        stack.lines("statistics", *bed.script("stats_check.py"), "--dev", stack.dev)
+        traffic_of = [conformance.program("odp_traffic"), "--dev", stack.dev, "--size", "16M"]
+        stack.lines("traffic", *traffic_of, "--min-faults", "250")
+        stack.lines("disturbed", *traffic_of, "--disturb", "--seconds", "5")
+
+
+REGISTER = """
+import sys
+from pyverbs.device import Context
+from pyverbs.enums import IBV_ACCESS_ON_DEMAND
+from pyverbs.mr import MR
+from pyverbs.pd import PD
+from pyverbs.pyverbs_error import PyverbsRDMAError
+try:
+    MR(PD(Context(name=sys.argv[1])), 1 << 20, IBV_ACCESS_ON_DEMAND)
+except PyverbsRDMAError as error:
+    print(error.error_code)
+"""
+
+
+def swiotlb():
+    """The device uses memory while the process does: there is no moment to copy it."""
+    for name in "c", "rust":
+        with bed.Stack(name, "memory") as stack:
+            stack.emit("start", test="refused")
+            done = bed.command(sys.executable, "-c", REGISTER, stack.dev)
+            ok = done.stdout.split() == [str(errno.EOPNOTSUPP)]
+            detail = done.stdout.strip() or bed.last_line(done.stderr) or "it was registered"
+            stack.emit("result", test="refused", ok=ok, detail="" if ok else detail)
+
+
 def debug():
     """For the debug kernel, which is slow."""
     for scheme in "memory", "transport":
@@ -113,6 +150,8 @@ SUITES = {
     "mixed": mixed,
     "rxe": lambda: bed.lines("rxe", *bed.script("run_rxe.py")),
     "kernel": kernel,
+    "iommu": iommu,
+    "swiotlb": swiotlb,
     "cycles": lambda: bed.lines("cycles", *bed.script("cycle.py")),
     "zap": zap,
     "debug": debug,
