@@ -24,6 +24,7 @@ use anyhow::{bail, Context, Result};
 use clap::builder::PossibleValuesParser;
 use serde_json::{json, Value};
 
+use self::figure::Kind;
 use self::guest::Measured;
 use self::lines::{Line, LINES};
 use self::result::Row;
@@ -109,9 +110,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (sides, mut failures) = measure_all(&testbed, &rigs, &wanted, args.rounds);
     let mut rows = rows(&sides, &wanted);
     table::sort(&mut rows);
+    // That the C driver takes for ever is its figure (P8).
     let missing = rows
         .iter()
-        .filter(|row| row.c.is_none() || row.ours.is_none());
+        .filter(|row| row.ours.is_none() || row.c.is_none() && row.kind != Kind::Time);
     failures
         .extend(missing.map(|row| format!("{} ({}): {}: no figure", row.line, row.rig, row.what)));
 
