@@ -24,17 +24,29 @@ RESULTS = "pass", "skip", "fail", "error"
 
 
 class Lines(unittest.TestResult):
-    """A line for each test as it ends."""
+    """A line for each test as it ends. In those of implicit MRs the device sends each message
+    `delay_ms` after it was posted, if that is not 0."""
 
-    def __init__(self, results):
+    def __init__(self, results, delay_ms=0):
         super().__init__()
         self.results = results
+        self.delay_ms = delay_ms
+        self.rule = None
         self.sums = dict.fromkeys(RESULTS, 0)
         self.start = time.monotonic()
 
     def startTest(self, test):
         super().startTest(test)
+        if self.delay_ms and "implicit" in test.id():
+            text = f"message do=delay ms={self.delay_ms}"
+            self.rule = conformance.control(cmd="rule", add=text)["id"]
         self.start = time.monotonic()
+
+    def stopTest(self, test):
+        super().stopTest(test)
+        if self.rule is not None:
+            conformance.control(cmd="remove-rule", id=self.rule)
+            self.rule = None
 
     def line(self, test, result, detail=""):
         """One test ended."""
@@ -99,12 +111,15 @@ def main():
                         help="where the unpacked tests are, or go (%(default)s)")
     parser.add_argument("--passes", type=int, default=1, metavar="N",
                         help="fail if fewer tests pass (%(default)s)")
+    parser.add_argument("--delay-implicit", type=int, default=0, metavar="MS",
+                        help="in tests of implicit MRs the software ConnectX sends so late "
+                             "that the C driver does not lose its race (c-driver.md #14)")
     parser.add_argument("-k", dest="patterns", action="append", default=[],
                         metavar="PATTERN", help="only tests whose name has it")
     args = parser.parse_args()
     suite = load(conformance.unpack_tests(args.tests), args.dev, args.patterns)
     results = conformance.Results()
-    lines = Lines(results)
+    lines = Lines(results, args.delay_implicit)
     before = set_hugepages(NEEDED_HUGEPAGES)
     try:
         suite.run(lines)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import unittest
+import unittest.mock
 
 import compare
 import conformance
@@ -53,11 +54,14 @@ class Compare(unittest.TestCase):
 class RdmaCore(unittest.TestCase):
     """run_rdma_core.py"""
 
-    class Four(unittest.TestCase):
-        """One test of each result."""
+    class Cases(unittest.TestCase):
+        """One test of each result, and one that a rule is for."""
 
         def runTest(self):
             """Passes."""
+
+        def implicit(self):
+            """Passes, and is about implicit MRs."""
 
         def skipped(self):
             """Is skipped."""
@@ -71,13 +75,27 @@ class RdmaCore(unittest.TestCase):
             """Ends in an error."""
             raise OSError("went away")
 
+    def test_messages_are_late_in_tests_of_implicit_mrs_only(self):
+        asked = []
+
+        def control(**request):
+            asked.append(request)
+            return {"id": 7}
+        with contextlib.redirect_stdout(io.StringIO()), \
+                unittest.mock.patch.object(conformance, "control", control):
+            lines = run_rdma_core.Lines(conformance.Results(), delay_ms=5)
+            for name in "runTest", "implicit":
+                self.Cases(name).run(lines)
+        self.assertEqual(asked, [{"cmd": "rule", "add": "message do=delay ms=5"},
+                                 {"cmd": "remove-rule", "id": 7}])
+
     def test_each_result_is_a_line_and_counted(self):
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
             results = conformance.Results()
             lines = run_rdma_core.Lines(results)
             for name in "runTest", "skipped", "failed", "broken":
-                self.Four(name).run(lines)
+                self.Cases(name).run(lines)
         said = [json.loads(line) for line in out.getvalue().splitlines()]
         self.assertEqual([(line["result"], line["ok"]) for line in said],
                          [("pass", True), ("skip", True), ("fail", False), ("error", False)])
