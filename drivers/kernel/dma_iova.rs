@@ -126,8 +126,8 @@ impl<'a> Iova<'a> {
     ///
     /// # Safety
     ///
-    /// - All of `at` is linked, by links that lie within it, with this direction and these
-    ///   `attrs`.
+    /// - All of `at` is linked, with this direction and these `attrs`, by links that lie within
+    ///   it or can be divided ([`IovaSpace::divisible`]).
     /// - The device does not use it any more.
     #[inline]
     pub unsafe fn unlink(&self, at: &Range<usize>, direction: DataDirection, attrs: c_ulong) {
@@ -222,9 +222,8 @@ impl IovaSpace {
         unsafe { Iova::from_raw(&self.device, ptr::from_ref(&self.state).cast_mut()) }
     }
 
-    /// The longest link of pages of `page` bytes any of which can be unlinked without the others:
-    /// the IOMMU, that would put a larger page of its own in the place of several, has none that
-    /// fits into so much.
+    /// The longest link of pages of `page` bytes that can be divided: any of them unlinked without
+    /// the others. In a longer one the IOMMU may have put a larger page in the place of several.
     pub fn divisible(&self, page: usize) -> usize {
         // SAFETY: The device is valid.
         let sizes = unsafe { bindings::iommu_pgsize_bitmap(device_as_raw(&self.device)) };
