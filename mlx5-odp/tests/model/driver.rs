@@ -15,7 +15,7 @@ use mlx5_odp::{
 };
 
 use super::chunk::{Area, Ref};
-use super::device::{Accessed, Key};
+use super::device::Key;
 use super::memory::{Memory, Pages};
 use super::queue::{HeldQueue, ModelQueue};
 use super::world::{State, World};
@@ -46,29 +46,18 @@ pub(crate) struct Mr {
 }
 
 impl Model {
-    /// For one thread.
     pub(crate) fn new() -> Self {
-        Self::with_step(|| ())
-    }
-
-    /// `step` lets another thread run.
-    pub(crate) fn with_step(step: fn()) -> Self {
         Self {
-            world: Arc::new(World::new(step)),
+            world: Arc::default(),
             mrs: Mutex::default(),
             queues: BTreeMap::new(),
             unsupported: BTreeMap::new(),
         }
     }
 
-    /// Another thread may run, then the world.
+    /// The world.
     pub(crate) fn world(&self) -> MutexGuard<'_, State> {
         self.world.state()
-    }
-
-    /// Another thread may run.
-    pub(crate) fn step(&self) {
-        self.world.step();
     }
 
     /// Registers `bytes` bytes at `address`, which the device knows as `iova`.
@@ -98,7 +87,7 @@ impl Model {
             faults_handled: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
         };
-        self.world().nic.enable(mkey);
+        self.world().nic.keys.insert(mkey.get());
         self.mrs.lock().unwrap().insert(mkey.get(), Arc::new(mr));
     }
 
@@ -130,22 +119,16 @@ impl Model {
         true
     }
 
-    /// One access to a page of a region, which raises `fault` if the page is not there.
-    pub(crate) fn access(
-        &self,
-        mkey: Mkey,
-        at: usize,
-        write: bool,
-        fault: impl FnOnce() -> PageFault,
-    ) -> Accessed {
+    /// One access of the device to a page of a region; false if it faults.
+    pub(crate) fn access(&self, mkey: Mkey, at: usize, write: bool) -> bool {
         let page = self.mr(mkey).placement.geometry.span().start / PAGE + at;
-        let mut state = self.world();
-        let state = &mut *state;
-        let accessed = (state.nic).access(&state.memory, (mkey, at), page, write);
-        if accessed == Accessed::Fault {
-            state.raise(fault());
+        let state = self.world();
+        let access = state.nic.mtt(mkey, at).access();
+        let is_done = if write { access.write } else { access.read };
+        if is_done {
+            state.memory.reached(page, write);
         }
-        accessed
+        is_done
     }
 
     /// What the kernel does to take pages of the process away, and then to the pages.
@@ -164,9 +147,7 @@ impl Model {
         let mr = self.mr(mkey);
         mr.known.store(false, Ordering::Relaxed);
         mr.key.cut_off()?;
-        while mr.users.load(Ordering::Relaxed) > 0 {
-            self.step();
-        }
+        assert_eq!(mr.users.load(Ordering::Relaxed), 0, "a fault is under way");
         for chunk in mr.chunks() {
             self.world.unsubscribe(&chunk.0);
             release(&chunk)?;
@@ -178,7 +159,6 @@ impl Model {
     /// After all regions are gone, nothing is left of them.
     pub(crate) fn check_at_end(&self) {
         let state = self.world();
-        assert!(!state.nic.is_anything_mapped(), "still mapped");
         assert!(!state.memory.is_anything_held(), "still held");
         assert!(state.running.is_empty());
     }
@@ -216,13 +196,12 @@ impl Store for HeldMr {
 
     fn find_or_make(&self, at: ChunkIndex) -> Result<Ref, MemoryError> {
         let world = &self.0.key.world;
-        world.step();
         let mut chunks = self.0.chunks.lock().unwrap();
         if let Some(area) = chunks.get(&at).cloned() {
             return Ok(Ref(area));
         }
         {
-            let mut state = world.at_once();
+            let mut state = world.state();
             if state.trouble.chunks > 0 {
                 state.trouble.chunks -= 1;
                 return Err(MemoryError::Again(Pressure::Memory));
@@ -272,7 +251,6 @@ impl Driver for Model {
     type Queue<'a> = HeldQueue<'a>;
 
     fn region(&self, mkey: Mkey) -> Result<HeldMr, NoRegion> {
-        self.step();
         if let Some(what) = self.unsupported.get(&mkey.get()) {
             return Err(NoRegion::Unsupported(*what));
         }

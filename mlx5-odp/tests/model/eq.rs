@@ -22,6 +22,13 @@ pub(crate) struct Eq {
     pub(crate) told: Vec<(u32, bool)>,
 }
 
+impl Default for Eq {
+    /// With memory for all events, whose numbers wrap early on.
+    fn default() -> Self {
+        Self::new(usize::MAX, u32::MAX - 10)
+    }
+}
+
 impl Eq {
     /// An empty queue, with memory for so many events, of which `consumed` were before.
     pub(crate) fn new(slots: usize, consumed: u32) -> Self {

@@ -4,12 +4,11 @@
 //! between the two whose regions are mirrors of hmm-abi.
 //!
 //! - [`memory`]: the process's page table and its frames. A frame is never used twice.
-//! - [`device`]: the translation tables, which updates change in blocks, and the event queue.
+//! - [`device`]: the translation tables, and the event queue.
 //! - [`chunk`]: a chunk of a mirror; its notifier.
 //! - [`driver`]: regions, queues, and what the fault path asks of the driver.
 //!
-//! All of the state is behind one lock ([`world::World`]), and each time it is taken another
-//! thread of a simulation may run first.
+//! For tests that follow a script, in one thread; what happens at the same time is for `tests/sim`.
 
 #![allow(dead_code)] // Each test binary uses a part.
 

@@ -37,12 +37,6 @@ pub(crate) struct Trouble {
     pub(crate) scratch: bool,
     /// Revocations fail.
     pub(crate) revoke: bool,
-    /// The driver does not check the sequence.
-    pub(crate) no_retry_check: bool,
-    /// The device does nothing for a zap.
-    pub(crate) skip_zaps: bool,
-    /// Moments lie long before.
-    pub(crate) early_moments: bool,
 }
 
 #[derive(Default)]
@@ -84,35 +78,14 @@ impl State {
 }
 
 /// The state, its lock, and who wants to hear of invalidations.
+#[derive(Default)]
 pub(crate) struct World {
-    step: fn(),
     state: Mutex<State>,
     subscribed: Mutex<Vec<Weak<Area>>>,
 }
 
 impl World {
-    /// `step` lets another thread run.
-    pub(crate) fn new(step: fn()) -> Self {
-        Self {
-            step,
-            state: Mutex::default(),
-            subscribed: Mutex::default(),
-        }
-    }
-
-    /// Another thread may run.
-    pub(crate) fn step(&self) {
-        (self.step)();
-    }
-
-    /// Another thread may run, then the state.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.step();
-        self.at_once()
-    }
-
-    /// The state, in the same step.
-    pub(crate) fn at_once(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
@@ -125,7 +98,7 @@ impl World {
     pub(crate) fn unsubscribe(&self, area: &Arc<Area>) {
         let other = |weak: &Weak<Area>| !std::ptr::eq(weak.as_ptr(), Arc::as_ptr(area));
         self.subscribed.lock().unwrap().retain(other);
-        while self.state().is_invalidating(&area.pages) {}
+        assert!(!self.state().is_invalidating(&area.pages));
     }
 
     /// What the kernel does to take `pages` away, and then to the pages. `finish` says whether

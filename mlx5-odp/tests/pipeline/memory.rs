@@ -124,7 +124,7 @@ fn memory_that_is_not_accessible_fails() {
 #[test]
 fn a_key_that_was_cut_off_fails() {
     let model = model();
-    model.world().nic.revoke(KEY);
+    model.world().nic.keys.clear();
     fault(&model, PageFault::Memory(memory(IOVA, 1)));
     assert_eq!(resumed(&model), [false]);
     assert!(model.world().reports.is_empty(), "nobody has to be told");

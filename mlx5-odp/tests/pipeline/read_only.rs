@@ -9,7 +9,6 @@ use firmware_cmds::resume::FaultToken;
 use firmware_cmds::{MemoryToken, PageFault};
 use hmm_abi::WINDOW_PAGES;
 
-use super::model::device::Accessed;
 use super::model::Protection;
 use super::*;
 
@@ -178,10 +177,11 @@ fn run(model: &Model, qps: &mut [Qp], post: u16, burst: usize) {
             let mut event = memory(iova(qp.page), 1);
             event.token = MemoryToken::truncate(u64::try_from(number).unwrap());
             event.post_demand_pages = post;
-            match model.access(KEY, qp.page, qp.write, || PageFault::Memory(event)) {
-                Accessed::Done => qp.ended = Some(true),
-                Accessed::Fault => qp.faults += 1,
-                Accessed::Gone => panic!("the key is there"),
+            if model.access(KEY, qp.page, qp.write) {
+                qp.ended = Some(true);
+            } else {
+                qp.faults += 1;
+                model.raise(PageFault::Memory(event));
             }
         }
         for _ in 0..burst {
