@@ -312,7 +312,15 @@ pub(crate) struct Locked<'c> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
+        let counted = self.kept.as_ref().map(|kept| {
+            let mapped = kept.entries.iter().filter(|entry| entry.is_mapped());
+            (mapped.count(), kept.book.mapped())
+        });
         self.kept = None;
+        if let Some((mapped, counted)) = counted.filter(|(mapped, counted)| mapped != counted) {
+            let what = format_args!("{mapped} entries are mapped, {counted} counted");
+            self.thread.sim.fail("a wrong count", what);
+        }
         if !self.is_leaked {
             self.data.lock.unlock(self.thread);
         }
