@@ -4,6 +4,7 @@
 //! a mirror.
 
 pub(crate) mod change;
+mod userfaultfd;
 
 use hmm_abi::{HmmPfn, Need, Order, Pfn};
 
