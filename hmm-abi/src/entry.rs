@@ -27,7 +27,7 @@ pub enum State {
 /// An entry that is not empty is mapped for the device, whatever that means for it: a DMA
 /// mapping for one, nothing at all for one that reaches memory by the CPU.
 ///
-/// Layout: state in bits 63:61, write in bit 60, bus address in bit 59, PFN below.
+/// Layout: state in bits 63:61, write in bit 60, PFN below.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Entry(u64);
@@ -44,8 +44,7 @@ impl Entry {
     const STUCK: u64 = 5 << Self::STATE_SHIFT;
     const STATE_MASK: u64 = 7 << Self::STATE_SHIFT;
     const WRITE: u64 = 1 << 60;
-    const BUS_ADDRESS: u64 = 1 << 59;
-    const PFN_MASK: u64 = Self::BUS_ADDRESS - 1;
+    const PFN_MASK: u64 = Self::WRITE - 1;
 
     /// Entries that are looked at in one go, to see whether all of them are empty.
     const BLOCK: usize = 8;
@@ -92,20 +91,6 @@ impl Entry {
     #[inline]
     pub(crate) const fn stuck(self) -> Self {
         self.in_state(Self::STUCK)
-    }
-
-    /// The entry, mapped by the address that its memory has on the bus: peer-to-peer memory
-    /// below the device's own switch. For whoever maps it.
-    #[must_use]
-    #[inline]
-    pub const fn by_bus_address(self) -> Self {
-        Self(self.0 | Self::BUS_ADDRESS)
-    }
-
-    /// Whether it is mapped by a bus address.
-    #[inline]
-    pub const fn is_by_bus_address(self) -> bool {
-        self.0 & Self::BUS_ADDRESS != 0
     }
 
     /// What the device has.
@@ -253,9 +238,9 @@ mod tests {
     #[test]
     fn flags_are_apart() {
         let read = Entry::mapped(HmmPfn::present(Pfn(7), false, Order(0)));
-        assert!(!read.is_writable() && !read.is_by_bus_address());
-        let both = read.by_bus_address().writable().live();
-        assert!(both.is_writable() && both.is_by_bus_address());
+        assert!(!read.is_writable());
+        let both = read.writable().live();
+        assert!(both.is_writable());
         assert_eq!((both.pfn(), both.state()), (Pfn(7), State::Live));
     }
 }
