@@ -102,11 +102,8 @@ impl Driver for Device {
         }
     }
 
-    fn back_off(&self, why: Pressure, attempt: u32) {
-        // A race is over as soon as it is noticed; want of memory is not.
-        if why == Pressure::Memory {
-            fsleep(Delta::from_millis(4 << attempt.min(4)));
-        }
+    fn sleep(&self, milliseconds: u32) {
+        fsleep(Delta::from_millis(milliseconds.into()));
     }
 
     fn gave_back(&self, why: Pressure) {

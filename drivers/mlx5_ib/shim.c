@@ -343,6 +343,11 @@ struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_mr *mr)
 	return device_of(&mr_to_mdev(mr)->odp_pf_eq)->umrs;
 }
 
+u32 mlx5r_odp_now(void)
+{
+	return jiffies_to_msecs(jiffies);
+}
+
 u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr)
 {
 	struct mlx5_ib_pf_eq *eq = &mr_to_mdev(mr)->odp_pf_eq;

@@ -80,6 +80,8 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
 void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev);
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
+/* Milliseconds; wraps. */
+u32 mlx5r_odp_now(void);
 /* Events before this number were written to the EQ before now. */
 u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr);
 

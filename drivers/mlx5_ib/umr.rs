@@ -265,6 +265,7 @@ unsafe impl Send for Ticket {}
 
 impl Device for Key {
     const GRANULE: usize = xlt::UMR_BLOCK;
+    const LATE: u32 = mlx5_odp::LATE;
     type Ticket = Ticket;
 
     fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
@@ -312,6 +313,11 @@ impl Device for Key {
 
     fn cut_off(&self) -> Result<(), NotZapped> {
         self.revoke().map_err(|_| NotZapped)
+    }
+
+    fn now(&self) -> u32 {
+        // SAFETY: It reads a counter.
+        unsafe { bindings::mlx5r_odp_now() }
     }
 
     fn moment(&self) -> u32 {

@@ -2,7 +2,7 @@
 
 //! What a chunk keeps beside its entries.
 
-use crate::Slots;
+use crate::{Device, Slots};
 
 /// An invalidation between its two passes.
 #[derive(Debug)]
@@ -11,13 +11,39 @@ pub(crate) struct Pending<T> {
     pub(crate) ticket: T,
 }
 
+/// When the device was last given translations of a chunk, or access that it did not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// It never was.
+    Never,
+    /// So many of the device's ticks ago ([`Device::now`]): it may still report that they were
+    /// missing ([`Device::LATE`]).
+    Lately {
+        /// The ticks.
+        ago: u32,
+    },
+    /// So long before this moment ([`Device::moment`]) that what it reports from then on it has
+    /// found missing although it was given them.
+    Before {
+        /// The moment.
+        moment: u32,
+    },
+}
+
 /// The count, the stamp and the invalidation under way of one chunk.
 #[derive(Debug)]
 pub struct Book<T> {
     pub(crate) pending: Option<Pending<T>>,
     pub(crate) mapped: u16,
-    /// 0 is none.
-    stamp: u32,
+    stamp: Stamp,
+}
+
+/// What is kept of [`Given`].
+#[derive(Clone, Copy, Debug)]
+enum Stamp {
+    Never,
+    At(u32),
+    Before(u32),
 }
 
 impl<T> Default for Book<T> {
@@ -34,7 +60,7 @@ impl<T> Book<T> {
         Self {
             pending: None,
             mapped: 0,
-            stamp: 0,
+            stamp: Stamp::Never,
         }
     }
 
@@ -50,17 +76,26 @@ impl<T> Book<T> {
         self.mapped == 0 && self.pending.is_none()
     }
 
-    /// The device's moment when translations were last published
-    /// ([`Device::moment`](crate::Device::moment)); `None` as long as none were.
+    /// The device has been given something just now.
     #[inline]
-    pub fn stamp(&self) -> Option<u32> {
-        (self.stamp != 0).then_some(self.stamp)
+    pub(crate) fn give<D: Device>(&mut self, device: &D) {
+        self.stamp = Stamp::At(device.now());
     }
 
-    /// Sets the stamp. Moment 0 is taken for the one after it: that only makes what came at 0
-    /// look earlier.
-    #[inline]
-    pub(crate) fn set_stamp(&mut self, moment: u32) {
-        self.stamp = moment.max(1);
+    /// When that was. The first look after the device's reports have settled takes the moment.
+    pub(crate) fn given<D: Device>(&mut self, device: &D) -> Given {
+        match self.stamp {
+            Stamp::Never => Given::Never,
+            Stamp::Before(moment) => Given::Before { moment },
+            Stamp::At(at) => {
+                let ago = device.now().wrapping_sub(at);
+                if ago < D::LATE {
+                    return Given::Lately { ago };
+                }
+                let moment = device.moment();
+                self.stamp = Stamp::Before(moment);
+                Given::Before { moment }
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@
 
 use crate::chunk::{change, unmap, LetGo, Proof, Table};
 use crate::{
-    Device, Entry, FaultChunk, Geometry, HmmPfn, LockedChunk, MapError, Need, PublishError,
+    Device, Entry, FaultChunk, Geometry, Given, HmmPfn, LockedChunk, MapError, Need, PublishError,
     RangeError, Sequence, Slots, State, CHUNK_ENTRIES,
 };
 
@@ -140,9 +140,8 @@ pub enum Served {
     New,
     /// It had it all.
     Nothing {
-        /// Since this moment ([`Device::moment`]) at the latest; `None` if the chunk has never been
-        /// given anything.
-        since: Option<u32>,
+        /// When it was given the last of this chunk.
+        given: Given,
     },
 }
 
@@ -414,8 +413,8 @@ impl<C: FaultChunk> Ready<'_, C> {
         } = self;
         let device = chunk.device();
         if news.is_empty() {
-            let since = locked.book().stamp();
-            return Ok(Served::Nothing { since });
+            let given = locked.book_mut(Proof::new()).given(device);
+            return Ok(Served::Nothing { given });
         }
         change(&mut locked, news, |entry| {
             (entry.state() == State::Mapped).then(|| entry.offered())
@@ -425,7 +424,7 @@ impl<C: FaultChunk> Ready<'_, C> {
             (entry.state() == State::Offered).then(|| entry.live())
         });
         // Those for writing too: a fault on more than one chunk may have been raised for them.
-        locked.book_mut(Proof::new()).set_stamp(device.moment());
+        locked.book_mut(Proof::new()).give(device);
         Ok(Served::New)
     }
 }

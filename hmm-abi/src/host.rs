@@ -88,6 +88,10 @@ pub trait Device {
     /// whole groups of so many, counted from the mirror's first entry.
     const GRANULE: usize;
 
+    /// Ticks of [`Device::now`] for which the device may still report that translations were missing
+    /// after it was given them: its reports take a way of their own.
+    const LATE: u32 = 0;
+
     /// A zap under way.
     type Ticket;
 
@@ -122,9 +126,13 @@ pub trait Device {
     /// [`NotZapped`] if that failed as well.
     fn cut_off(&self) -> Result<(), NotZapped>;
 
-    /// A moment of the device's: an access that it reports later was made after everything
-    /// that was published before. What a device that says how it wants to access memory has no
-    /// use for.
+    /// A clock, which wraps. What a device that says how it wants to access memory has no use for,
+    /// as [`Device::moment`].
+    fn now(&self) -> u32 {
+        0
+    }
+
+    /// How many reports of missing translations the device has made until now. Wraps.
     fn moment(&self) -> u32 {
         0
     }

@@ -63,7 +63,7 @@ mod invalidate;
 mod pfn;
 pub mod whole;
 
-pub use book::Book;
+pub use book::{Book, Given};
 pub use chunk::{LetGo, Proof, Table, Translation};
 pub use entry::{Entry, State};
 pub use fault::{

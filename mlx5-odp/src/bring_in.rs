@@ -2,7 +2,9 @@
 
 //! One range of one region: faulted in, mapped, published.
 
-use hmm_abi::{ChunkIndex, FaultError, Indices, MapError, Need, PublishError, Served, Slots};
+use hmm_abi::{
+    ChunkIndex, FaultError, Given, Indices, MapError, Need, PublishError, Served, Slots,
+};
 
 use crate::driver::{Driver, Intent};
 use crate::region::{MemoryError, Pressure, Region};
@@ -10,6 +12,11 @@ use crate::region::{MemoryError, Pressure, Region};
 /// How often a fault tries again in place before it goes back to the device, which will repeat
 /// the access and fault again. Bounded, for the MR cannot be destroyed meanwhile.
 pub const TRIES: u32 = 4;
+
+/// Milliseconds after a publish in which the device may still write events of accesses that missed
+/// what was published ([`hmm_abi::Device::LATE`]). An event takes the way through the firmware,
+/// which writes them one after the other; the UMR's completion does not.
+pub const LATE: u32 = 50;
 
 /// Why a range is not in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +48,10 @@ impl Asked {
         }
     }
 
-    /// Whether the device asked after `moment`. Event numbers wrap.
-    fn after(&self, moment: Option<u32>) -> bool {
-        match (self.event, moment) {
-            (Some(event), Some(moment)) => event.wrapping_sub(moment) <= u32::MAX / 2,
-            _ => false,
-        }
+    /// Whether the device asked for what it had been given before `moment`. Event numbers wrap.
+    fn after(&self, moment: u32) -> bool {
+        self.event
+            .is_some_and(|event| event.wrapping_sub(moment) <= u32::MAX / 2)
     }
 }
 
@@ -55,7 +60,7 @@ impl Asked {
 pub struct BroughtIn {
     /// How many, of 4 KiB.
     pub base_pages: u64,
-    /// The device could read all of them when it asked.
+    /// The device could read all of them when it asked, as far as is known.
     pub asked_again: bool,
 }
 
@@ -108,12 +113,16 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
     /// the pages are published as they are, each for writing if it can be written to.
     fn bring_in(&mut self, asked: Asked) -> Result<bool, NotIn> {
         let writable = self.region.placement().writable;
+        let mut refused = false;
         let served = match asked.intent {
             // The MKey does not allow it; with read access the device would fault for ever.
             Intent::Write if !writable => return Err(NotIn::Invalid),
             Intent::Write => self.retrying(Need::Write)?,
             Intent::Unknown if writable => match self.retrying(Need::Write)? {
-                None => self.retrying(Need::Read)?,
+                None => {
+                    refused = true;
+                    self.retrying(Need::Read)?
+                }
                 served => served,
             },
             Intent::Unknown | Intent::Read => self.retrying(Need::Read)?,
@@ -121,7 +130,25 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
         match served {
             None => Err(NotIn::Invalid),
             Some(Served::New) => Ok(false),
-            Some(Served::Nothing { since }) => Ok(writable && asked.after(since)),
+            Some(Served::Nothing { given }) => {
+                Ok(writable && self.missed_again(asked, given, refused))
+            }
+        }
+    }
+
+    /// Whether the device missed what it had been given before. If writing was `refused` and it may
+    /// be that the event is only late, the device repeats the access, and if it writes, it goes on
+    /// doing so until that is known: not as fast as it can.
+    fn missed_again(&self, asked: Asked, given: Given, refused: bool) -> bool {
+        match given {
+            Given::Before { moment } => asked.after(moment),
+            Given::Lately { ago } => {
+                if refused {
+                    self.driver.sleep(ago.max(1));
+                }
+                false
+            }
+            Given::Never => false,
         }
     }
 
@@ -139,7 +166,10 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
             if why == Pressure::Held || attempt == TRIES {
                 return Err(NotIn::Busy(why));
             }
-            self.driver.back_off(why, attempt);
+            // A race is over as soon as it is noticed; want of memory is not.
+            if why == Pressure::Memory {
+                self.driver.sleep(4 << attempt);
+            }
         }
         unreachable!("the loop ends by returning")
     }

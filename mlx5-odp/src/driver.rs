@@ -133,8 +133,8 @@ pub trait Driver {
     /// or the queue is gone.
     fn resume(&self, command: &PageFaultResume);
 
-    /// Waits a little after unsuccessful try number `attempt` (from 1).
-    fn back_off(&self, why: Pressure, attempt: u32);
+    /// Waits for so many milliseconds, or a little longer.
+    fn sleep(&self, milliseconds: u32);
 
     /// Counts a fault that went back to the device for it to ask again.
     fn gave_back(&self, why: Pressure);

@@ -63,8 +63,7 @@ pub fn drain(queue: &mut impl EventQueue) {
 }
 
 /// The number of the first event that the device has not written yet: what it writes from now on
-/// has this number or a later one ([`hmm_abi::Device::moment`]). An event that was raised before
-/// a UMR completed was written before its completion.
+/// has this number or a later one ([`hmm_abi::Device::moment`]).
 pub fn moment(queue: &impl EventQueue) -> u32 {
     let mut written = 0;
     while queue.peek(written).is_some() {

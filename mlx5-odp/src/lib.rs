@@ -32,7 +32,7 @@ mod region;
 mod stall;
 pub mod xlt;
 
-pub use bring_in::{bring_in, bring_in_present, Asked, BroughtIn, NotIn, TRIES};
+pub use bring_in::{bring_in, bring_in_present, Asked, BroughtIn, NotIn, LATE, TRIES};
 pub use driver::{Driver, Intent, NoRegion, NoWqe, Queue, Report, Unsupported};
 pub use eq::{drain, moment, Event, EventQueue, SPARE};
 pub use fault::serve;

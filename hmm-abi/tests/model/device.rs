@@ -4,7 +4,7 @@
 //! of its own; and the bus between it and memory.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hmm_abi::{Device, LockedChunk, NotZapped, PublishError, Table, Translation, Zap};
 use shuttle::rand::{thread_rng, Rng};
@@ -87,7 +87,6 @@ pub(crate) struct Nic {
     table: std::sync::Mutex<Shown>,
     /// Zaps posted and not settled.
     unsettled: AtomicUsize,
-    moment: AtomicU32,
     /// Nothing fails any more.
     pub(crate) healthy: AtomicBool,
 }
@@ -119,7 +118,6 @@ impl Nic {
                 gone: false,
             }),
             unsettled: AtomicUsize::new(0),
-            moment: AtomicU32::new(0),
             healthy: AtomicBool::new(false),
         }
     }
@@ -289,9 +287,5 @@ impl Device for Nic {
         table.gone = true;
         table.translations.fill(None);
         Ok(())
-    }
-
-    fn moment(&self) -> u32 {
-        self.moment.fetch_add(1, Ordering::Relaxed)
     }
 }

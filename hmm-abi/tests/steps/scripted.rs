@@ -53,6 +53,8 @@ pub(crate) struct Double {
     pub(crate) sequence: Cell<usize>,
     calls: RefCell<Vec<String>>,
     tickets: Cell<u32>,
+    /// The clock.
+    pub(crate) now: Cell<u32>,
     moments: Cell<u32>,
     kept: RefCell<Kept>,
 }
@@ -102,6 +104,7 @@ impl Double {
             sequence: Cell::new(1),
             calls: RefCell::default(),
             tickets: Cell::new(0),
+            now: Cell::new(0),
             moments: Cell::new(0),
             kept: RefCell::new(Kept {
                 entries: vec![Entry::EMPTY; ENTRIES],
@@ -186,6 +189,7 @@ fn shown<L: LockedChunk>(table: &Table<'_, L>) -> String {
 
 impl Device for Double {
     const GRANULE: usize = 4;
+    const LATE: u32 = 10;
 
     type Ticket = u32;
 
@@ -222,6 +226,10 @@ impl Device for Double {
         self.calls.borrow_mut().push("cut_off".into());
         assert!(self.kept.try_borrow_mut().is_ok(), "the lock is held");
         answer(&self.script.cut_off)
+    }
+
+    fn now(&self) -> u32 {
+        self.now.get()
     }
 
     /// How often it was asked.

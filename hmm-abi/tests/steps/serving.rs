@@ -5,7 +5,8 @@
 
 use crate::scripted::{say, Double, Trouble};
 use hmm_abi::{
-    start, FaultError, MapError, Need, Order, PublishError, Served, Slots, ATTEMPTS, BUSY_ATTEMPTS,
+    start, Device, FaultError, Given, MapError, Need, Order, PublishError, Served, Slots, ATTEMPTS,
+    BUSY_ATTEMPTS,
 };
 
 fn states(states: &str) -> (usize, String) {
@@ -13,9 +14,11 @@ fn states(states: &str) -> (usize, String) {
     (mapped, states.into())
 }
 
-fn none_since(since: Option<u32>) -> Result<Served, FaultError<&'static str>> {
-    Ok(Served::Nothing { since })
+fn nothing(given: Given) -> Result<Served, FaultError<&'static str>> {
+    Ok(Served::Nothing { given })
 }
+
+const NOW: Given = Given::Lately { ago: 0 };
 
 #[test]
 fn what_is_found_is_mapped_and_published() {
@@ -32,7 +35,7 @@ fn what_is_found_is_mapped_and_published() {
     );
     assert_eq!(chunk.states(), states(".LL"));
     // Once more, and there is nothing to do.
-    assert_eq!(chunk.serve(1..3, Need::Write), none_since(Some(1)));
+    assert_eq!(chunk.serve(1..3, Need::Write), nothing(NOW));
     assert_eq!(chunk.calls(), ["range_fault (1..3, Write)"]);
 }
 
@@ -72,7 +75,7 @@ fn only_what_is_new_is_mapped_and_published() {
 #[test]
 fn an_empty_window_publishes_nothing() {
     let chunk = Double::new("----");
-    assert_eq!(chunk.serve(0..4, Need::Snapshot), none_since(None));
+    assert_eq!(chunk.serve(0..4, Need::Snapshot), nothing(Given::Never));
     assert_eq!(chunk.calls(), ["range_fault (0..4, Snapshot)"]);
     assert_eq!(chunk.serve(4..4, Need::Read), Err(FaultError::Empty));
     assert!(chunk.calls().is_empty());
@@ -176,7 +179,7 @@ fn writing_is_allowed_without_mapping_again() {
     assert_eq!(chunk.states(), states("Ll"));
     // A range fault that found it read-only, and is valid for the same sequence, comes late.
     chunk.find("rr");
-    assert_eq!(chunk.serve(0..2, Need::Read), none_since(Some(2)));
+    assert_eq!(chunk.serve(0..2, Need::Read), nothing(NOW));
     assert_eq!(chunk.states(), states("Ll"));
 }
 
@@ -237,13 +240,30 @@ fn what_is_leaving_is_not_brought_back() {
 }
 
 #[test]
-fn the_moment_of_translations_is_kept() {
+fn when_something_was_given_is_kept() {
     let chunk = Double::new("wrw");
+    // The clock wraps.
+    chunk.now.set(u32::MAX);
     assert_eq!(chunk.serve(0..1, Need::Read), Ok(Served::New));
-    assert_eq!(chunk.serve(0..1, Need::Read), none_since(Some(1)));
+    assert_eq!(chunk.serve(0..1, Need::Read), nothing(NOW));
+    chunk.now.set(Double::LATE - 2);
+    let ago = Double::LATE - 1;
+    assert_eq!(
+        chunk.serve(0..1, Need::Read),
+        nothing(Given::Lately { ago })
+    );
+    chunk.now.set(Double::LATE - 1);
+    // The moment of the first look is kept.
+    let moment = 1;
+    assert_eq!(
+        chunk.serve(0..1, Need::Read),
+        nothing(Given::Before { moment })
+    );
+    assert_eq!(
+        chunk.serve(0..1, Need::Read),
+        nothing(Given::Before { moment })
+    );
+    // The last that was given stands for the chunk.
     assert_eq!(chunk.serve(1..2, Need::Read), Ok(Served::New));
-    // One moment stands for the chunk.
-    assert_eq!(chunk.serve(0..1, Need::Read), none_since(Some(2)));
-    assert_eq!(chunk.serve(2..3, Need::Read), Ok(Served::New));
-    assert_eq!(chunk.serve(1..2, Need::Read), none_since(Some(3)));
+    assert_eq!(chunk.serve(0..1, Need::Read), nothing(NOW));
 }

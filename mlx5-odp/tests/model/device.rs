@@ -52,6 +52,7 @@ impl Key {
 
 impl Device for Key {
     const GRANULE: usize = xlt::UMR_BLOCK;
+    const LATE: u32 = mlx5_odp::LATE;
     type Ticket = ();
 
     fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
@@ -92,6 +93,10 @@ impl Device for Key {
         }
         state.nic.keys.remove(&self.mkey.get());
         Ok(())
+    }
+
+    fn now(&self) -> u32 {
+        self.world.state().clock
     }
 
     fn moment(&self) -> u32 {

@@ -289,8 +289,10 @@ impl Driver for Model {
         state.resumes.push(*command);
     }
 
-    fn back_off(&self, _why: Pressure, _attempt: u32) {
-        self.world().backoffs += 1;
+    fn sleep(&self, milliseconds: u32) {
+        let mut world = self.world();
+        world.sleeps += 1;
+        world.clock = world.clock.wrapping_add(milliseconds);
     }
 
     fn gave_back(&self, _why: Pressure) {

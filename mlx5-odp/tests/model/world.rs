@@ -51,7 +51,9 @@ pub(crate) struct State {
     /// As it was when the last access was resumed.
     pub(crate) queues_held_at_resume: u32,
     pub(crate) reports: Vec<Report>,
-    pub(crate) backoffs: u32,
+    /// Milliseconds; only sleeping passes them.
+    pub(crate) clock: u32,
+    pub(crate) sleeps: u32,
     pub(crate) gave_back: u32,
     /// Range faults.
     pub(crate) walks: usize,

@@ -18,6 +18,8 @@ use firmware_cmds::{
     WqNumber, WqeFault, WqeFaultKind,
 };
 
+use mlx5_odp::LATE;
+
 use model::queue::ModelQueue;
 use model::{Model, Protection};
 
@@ -60,6 +62,11 @@ fn drop_pages(model: &Model, pages: std::ops::Range<usize>) {
 fn fault(model: &Model, fault: PageFault) {
     model.raise(fault);
     assert!(model.serve_next());
+}
+
+/// Events of what was missing before now have all been written.
+fn later(model: &Model) {
+    model.world().clock += LATE;
 }
 
 /// The address of a page, to the device.

@@ -91,7 +91,7 @@ fn what_cannot_be_had_is_left_for_the_device() {
     model.world().trouble.publishes = [PublishError::Again].into();
     assert_eq!(bring_in(&model, |_, _| true), Ok(()));
     assert_eq!(published(&model), [WINDOW_PAGES + 3]);
-    assert_eq!(model.world().backoffs, 0);
+    assert_eq!(model.world().sleeps, 0);
 }
 
 #[test]

@@ -60,7 +60,13 @@ fn it_is_tried_again() {
             fault(&model, event);
             assert_eq!(resumed(&model), [true], "case {number}");
             assert_eq!(table(&model, 0, 1), [RW], "case {number}");
-            assert_eq!(model.world().backoffs, TRIES - 1);
+            // Only for want of memory: a race is over as soon as it is noticed.
+            let sleeps = if [1, 2].contains(&number) {
+                0
+            } else {
+                TRIES - 1
+            };
+            assert_eq!(model.world().sleeps, sleeps, "case {number}");
             assert_eq!(model.world().gave_back, 0);
             assert!(model.world().walks <= attempts * TIMES);
             assert_eq!(model.mapped(KEY), 1, "counted once");
@@ -70,7 +76,7 @@ fn it_is_tried_again() {
     let model = model();
     model.world().trouble = walks(Walk::Busy, usize::try_from(BUSY_ATTEMPTS).unwrap() - 1);
     fault(&model, PageFault::Memory(memory(IOVA, 1)));
-    assert_eq!((table(&model, 0, 1), model.world().backoffs), (vec![RW], 0));
+    assert_eq!((table(&model, 0, 1), model.world().sleeps), (vec![RW], 0));
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn what_the_memory_manager_refuses_fails_at_once() {
         fault(&model, event);
         assert_eq!(resumed(&model), [false]);
         assert_eq!(model.world().walks, 1);
-        assert_eq!(model.world().backoffs, 0);
+        assert_eq!(model.world().sleeps, 0);
     }
 }
 

@@ -127,8 +127,8 @@ impl<'t> Driver for Adapter<'t> {
         self.0.step();
     }
 
-    fn back_off(&self, _: Pressure, attempt: u32) {
-        self.0.sleep(Duration::from_millis(1 << attempt.min(10)));
+    fn sleep(&self, milliseconds: u32) {
+        self.0.sleep(Duration::from_millis(milliseconds.into()));
     }
 
     fn gave_back(&self, _: Pressure) {

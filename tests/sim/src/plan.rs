@@ -115,10 +115,11 @@ const BUSY: Pages = FIRST + 8..FIRST + 24;
 const LARGE: Pages = 0x1_0000..0x1_0000 + 528;
 
 /// Rules of the device that a driver must live with, each with a part of the seeds.
-const DELAYS: [&str; 4] = [
+const DELAYS: [&str; 5] = [
     "umr every=3 do=delay us=300",
     "umr kind=zap every=2 do=delay ms=2",
     "message every=5 do=delay us=700",
+    "event type=PAGE_FAULT every=3 do=delay ms=5",
     "command op=PAGE_FAULT_RESUME every=4 do=delay us=200",
 ];
 const SHAPES: [&str; 4] = [

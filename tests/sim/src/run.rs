@@ -201,7 +201,10 @@ impl<'t> Thread<'t> {
     fn drain(&self) {
         let is_quiet = || {
             let adapter = self.sim.adapter.borrow();
-            !adapter.busy && !adapter.has_events() && self.sim.events.is_idle()
+            !adapter.busy
+                && adapter.alarm.is_none()
+                && !adapter.has_events()
+                && self.sim.events.is_idle()
         };
         while !is_quiet() && !self.sim.is_over() {
             self.sleep(Duration::from_millis(1));

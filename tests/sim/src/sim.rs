@@ -247,6 +247,11 @@ impl Sim {
         self.user_mrs.borrow_mut()[number] = mirror;
     }
 
+    /// The kernel's clock.
+    pub(crate) fn milliseconds(&self) -> u32 {
+        u32::try_from(self.now().as_millis()).unwrap_or(u32::MAX)
+    }
+
     /// The number of the first event that the device has not written yet.
     pub(crate) fn moment(&self) -> u32 {
         mlx5_odp::moment(&LockedEq(self))

@@ -29,17 +29,15 @@ enum Gate {
 /// The MKey of a mirror.
 pub(crate) struct KeyData {
     pub(crate) mkey: Mkey,
-    pub(crate) writable: bool,
     gate: Cell<Gate>,
     lock: Lock,
     changed: Channel,
 }
 
 impl KeyData {
-    pub(crate) fn new(sim: &Sim, mkey: Mkey, writable: bool) -> Self {
+    pub(crate) fn new(sim: &Sim, mkey: Mkey) -> Self {
         Self {
             mkey,
-            writable,
             gate: Cell::new(Gate::Gone),
             lock: Lock::new(sim, Class::Gate),
             changed: sim.tasks.channel(),
@@ -174,6 +172,7 @@ impl Key<'_> {
 
 impl Device for Key<'_> {
     const GRANULE: usize = xlt::UMR_BLOCK;
+    const LATE: u32 = mlx5_odp::LATE;
     type Ticket = Ticket;
 
     fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
@@ -237,11 +236,11 @@ impl Device for Key<'_> {
         self.data.revoke(self.thread).map_err(|_| NotZapped)
     }
 
+    fn now(&self) -> u32 {
+        self.thread.sim.milliseconds()
+    }
+
     fn moment(&self) -> u32 {
-        if !self.data.writable {
-            // Nobody asks whether the device wants to write.
-            return 0;
-        }
         self.thread.sim.moment()
     }
 }

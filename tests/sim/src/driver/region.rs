@@ -116,7 +116,7 @@ impl<'t> Thread<'t> {
         let mut mkc = sim.adapter.borrow().mkc(AccessMode::Mtt);
         mkc.translations_octword_size = u32::try_from(pages.len().div_ceil(2)).ok()?;
         let mkey = sim.adapter.borrow_mut().create_mkey(&mkc);
-        let key = KeyData::new(sim, mkey, registration.writable);
+        let key = KeyData::new(sim, mkey);
         let mirror = Mirror::new(self, number, placement, pages.clone(), key);
         let mirror = Rc::new(mirror);
         sim.driver.mirrors.borrow_mut().push(Rc::clone(&mirror));
