@@ -175,6 +175,32 @@ impl<'f, C: FaultChunk> Snapshot<'f, C> {
         })
     }
 
+    /// What the driver knows of `slots` by itself, no more than a window: one element of `pages` for
+    /// each CPU page. A page that it has made exclusive to its device, for one, is not among what a
+    /// range fault finds.
+    ///
+    /// `sequence` is that of the notifier from before, waited for as a range fault does
+    /// (`mmu_interval_read_begin`): an invalidation that has come since makes this stale too. The one
+    /// that is the driver's own doing must not count; it leaves the sequence alone.
+    pub fn known(
+        chunk: &'f C,
+        geometry: &'f Geometry,
+        slots: Slots,
+        sequence: Sequence,
+        pages: &'f [HmmPfn],
+    ) -> Self {
+        Self {
+            chunk,
+            found: Found {
+                slots,
+                need: Need::Snapshot,
+                sequence,
+                pages,
+                geometry,
+            },
+        }
+    }
+
     /// Takes the chunk's lock and checks that no invalidation has come since.
     ///
     /// # Errors
@@ -228,6 +254,12 @@ impl<E> From<Unready> for FaultError<E> {
 }
 
 impl<'f, C: FaultChunk> Valid<'f, C> {
+    /// What was found for each CPU page, errors and sizes of mappings included; so it is for as long
+    /// as this value lives.
+    pub fn found(&self) -> &[HmmPfn] {
+        self.found.pages
+    }
+
     /// Merges what was found into the entries and maps what is new among it.
     ///
     /// # Errors

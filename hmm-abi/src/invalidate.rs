@@ -42,20 +42,67 @@ pub fn start<C: Chunk>(
     may_sleep: bool,
     two_passes: bool,
 ) -> Started {
-    let mut locked = if may_sleep {
-        chunk.lock()
-    } else {
-        match chunk.try_lock() {
-            Some(locked) => locked,
-            None => return Started::WouldBlock,
-        }
+    let Some(mut locked) = lock(chunk, may_sleep) else {
+        return Started::WouldBlock;
     };
     // Whatever is asked for: what is there must not be left.
-    let slots = Slots::new(slots.first()..slots.end().min(locked.entries().len()));
+    let slots = clip(&locked, slots);
     if !may_sleep && is_in_use(&locked, slots) {
         return Started::WouldBlock;
     }
     chunk.set_sequence(&mut locked, sequence);
+    take_back(chunk, locked, slots, two_passes)
+}
+
+/// Records an invalidation that is the driver's own doing, and takes nothing back. Called by the
+/// notifier.
+///
+/// A driver that migrates pages to its device is told of it for all of the range
+/// (`MMU_NOTIFY_MIGRATE`, by the owner that it gave). What it does not move stays as it is; what it
+/// moves it takes back by itself ([`withdraw()`]) before the contents are copied, and once more when
+/// they have been replaced. What anybody has looked up before is stale in any case.
+pub fn pass<C: Chunk>(chunk: &C, sequence: C::NewSequence<'_>, may_sleep: bool) -> Started {
+    let Some(mut locked) = lock(chunk, may_sleep) else {
+        return Started::WouldBlock;
+    };
+    chunk.set_sequence(&mut locked, sequence);
+    Started::Done
+}
+
+/// Takes `slots` back on the driver's own account, and returns when the device has let go of them.
+/// The process has their pages until then.
+///
+/// It makes nothing stale: a fault that is under way may give them to the device again. See
+/// [`pass()`] and [`Snapshot::known`](crate::Snapshot::known).
+pub fn withdraw<C: Chunk>(chunk: &C, slots: Slots) {
+    let locked = chunk.lock();
+    let slots = clip(&locked, slots);
+    take_back(chunk, locked, slots, false);
+}
+
+/// The lock, if it can be had.
+#[inline]
+fn lock<C: Chunk>(chunk: &C, may_sleep: bool) -> Option<C::Locked<'_>> {
+    match may_sleep {
+        true => Some(chunk.lock()),
+        false => chunk.try_lock(),
+    }
+}
+
+/// `slots` as far as the chunk goes.
+#[inline]
+fn clip<L: LockedChunk>(locked: &L, slots: Slots) -> Slots {
+    Slots::new(slots.first()..slots.end().min(locked.entries().len()))
+}
+
+/// Takes back what is mapped of `slots`.
+#[inline]
+fn take_back<C: Chunk>(
+    chunk: &C,
+    mut locked: C::Locked<'_>,
+    slots: Slots,
+    two_passes: bool,
+) -> Started {
     let left = leave(&mut locked, slots);
     if left.has_untold {
         let let_go = LetGo::new();

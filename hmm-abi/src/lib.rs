@@ -77,5 +77,5 @@ pub use host::{
     Chunk, Device, FaultChunk, LockedChunk, MapError, Need, NotZapped, PublishError, RangeError,
     Sequence, Store, Zap,
 };
-pub use invalidate::{finish, release, start, Started};
+pub use invalidate::{finish, pass, release, start, withdraw, Started};
 pub use pfn::{HmmPfn, Order, Pfn};

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Serving a fault, and invalidating, step by step on a chunk and a device that follow a script.
+//! Serving a fault, invalidating, and what a driver does by itself, step by step on a chunk and a
+//! device that follow a script.
 
 mod invalidation;
+mod own;
 mod scripted;
 mod serving;
