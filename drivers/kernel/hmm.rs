@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h)
 
-use core::ops::Range;
+use core::{
+    ops::Range,
+    ptr, //
+};
 
 use kernel::{
     mm::MmWithUser,
@@ -176,11 +179,30 @@ pub enum Request {
 ///     Ok(found[0].has(Pfn::VALID | Pfn::WRITE))
 /// }
 /// ```
+#[inline]
 pub fn range_fault(
     notifier: &IntervalNotifier,
     mm: &MmWithUser,
     span: &Range<usize>,
     request: Request,
+    found: &mut [Pfn],
+) -> Result<Sequence> {
+    range_fault_for(notifier, mm, span, request, ptr::null_mut(), found)
+}
+
+/// [`range_fault`] for a device that has memory of its own: pages of it are found as they are if
+/// `owner` is the one that their `dev_pagemap` names. Private memory of any other device is brought
+/// back if `request` says so, and is not found otherwise.
+///
+/// # Errors
+///
+/// As [`range_fault`].
+pub fn range_fault_for(
+    notifier: &IntervalNotifier,
+    mm: &MmWithUser,
+    span: &Range<usize>,
+    request: Request,
+    owner: *mut c_void,
     found: &mut [Pfn],
 ) -> Result<Sequence> {
     let whole = (span.start | span.end) & !PAGE_MASK == 0;
@@ -203,6 +225,7 @@ pub fn range_fault(
                     | bindings::hmm_pfn_flags_HMM_PFN_REQ_WRITE
             }
         },
+        dev_private_owner: owner,
         ..Default::default()
     };
     let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
