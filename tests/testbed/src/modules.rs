@@ -25,7 +25,21 @@ const SOURCES: [&str; 5] = ["Kbuild", "drivers", "firmware-cmds", "hmm-abi", "ml
 pub(crate) const DISK: u64 = 512;
 
 /// The modules that a build must bring.
-pub(crate) const MODULES: [&str; 3] = ["ib_core.ko", "mlx5_ib.ko", "kernel_ext_test.ko"];
+pub(crate) const MODULES: [&str; 5] = [
+    "ib_core.ko",
+    "mlx5_ib.ko",
+    "kernel_ext_test.ko",
+    "test_hmm.ko",
+    "hmm_dmirror_rust.ko",
+];
+
+/// Fails if the C half of hmm_dmirror_rust.ko mirrors anything by itself.
+const NO_MIRROR_IN_C: &str = r##"
+if nm -u /out/build/hmm_dmirror/test_hmm.o | grep -E 'hmm_range_fault|mmu_interval_'; then
+	echo 'ERROR: the C half of hmm_dmirror_rust.ko has a mirror'
+	exit 1
+fi
+"##;
 
 /// A note of the step: what compilers and objtool warned of.
 pub(crate) const WARNINGS: &str = "warnings";
@@ -189,7 +203,7 @@ pub(crate) fn ensure(
             Variant::Debug => "ib_core.ko and mlx5_ib.ko for the debug kernel",
         },
         made_from: json!({
-            "recipe": 2,
+            "recipe": 3,
             "kernel": kernel.id(),
             "sources": fingerprint(&checkout, &SOURCES)?,
         }),
@@ -207,6 +221,7 @@ pub(crate) fn ensure(
         let script = format!(
             "make -C {BUILD} M=/project MO=/out BITFIELD_STRUCT_SRC=/cargo \
              MLX5_ODP_SELFTEST=1 {kernel_flags} -j$(nproc) modules\n\
+             {NO_MIRROR_IN_C}\n\
              cp {} /modules/\n",
             MODULES.map(|m| format!("/out/{m}")).join(" ")
         );

@@ -24,11 +24,12 @@ const DISTURB_SECONDS: &str = "30";
 const DISTURB_SEED: u64 = 17;
 
 /// The crates that Cargo does not know; their modules come with them.
-const DRIVERS: [&str; 4] = [
+const DRIVERS: [&str; 5] = [
     "drivers/kernel/lib.rs",
     "drivers/kernel/selftest/selftest.rs",
     "drivers/ib_core/umem_entry.rs",
     "drivers/mlx5_ib/odp_entry.rs",
+    "drivers/hmm_dmirror/mirror_entry.rs",
 ];
 
 /// The checks of the host, which take no machine.
