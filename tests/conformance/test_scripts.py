@@ -11,6 +11,7 @@ import unittest.mock
 import compare
 import conformance
 import cycle
+import run_hmm
 import run_rdma_core
 import run_rxe
 
@@ -49,6 +50,49 @@ class Compare(unittest.TestCase):
     def test_no_memory_for_an_impossible_range_is_not_better(self):
         self.assertFalse(compare.verdict("reg-length-2^63", case(errno="0"),
                                          case(errno="EINVAL"))[1])
+
+
+class Hmm(unittest.TestCase):
+    """run_hmm.py"""
+
+    LOG = """TAP version 13
+1..4
+#  RUN           hmm.private.open_close ...
+#            OK  hmm.private.open_close
+ok 1 hmm.private.open_close
+#  RUN           hmm.private.exclusive ...
+# hmm-tests.c:1200:exclusive:Expected ret (-1) == 0 (0)
+# exclusive: Test terminated by assertion
+#          FAIL  hmm.private.exclusive
+not ok 2 hmm.private.exclusive
+#  RUN           hmm.coherent.exclusive ...
+#      SKIP      DEVICE_COHERENT not available
+ok 3 hmm.coherent.exclusive # SKIP DEVICE_COHERENT not available
+ok 4 hmm.private.odd # XFAIL known
+# FAILED: 2 / 4 tests passed.
+# Totals: pass:1 fail:1 xfail:1 xpass:0 skip:1 error:0
+"""
+
+    def test_results_are_read_and_counted_twice(self):
+        found = run_hmm.parse(self.LOG)
+        self.assertEqual(found, {"hmm.private.open_close": "pass", "hmm.private.odd": "fail",
+                                 "hmm.private.exclusive": "fail",
+                                 "hmm.coherent.exclusive": "skip"})
+        self.assertEqual(run_hmm.counts(found), {"pass": 1, "skip": 1, "fail": 2})
+        self.assertEqual(run_hmm.totals(self.LOG), run_hmm.counts(found))
+        ended_early = self.LOG[:self.LOG.index("# Totals")]
+        self.assertIsNone(run_hmm.totals(ended_early))
+
+    def test_what_a_test_said(self):
+        said = run_hmm.said(self.LOG, "hmm.private.exclusive")
+        self.assertEqual(len(said), 3)
+        self.assertIn("Expected ret", said[0])
+
+    def test_ours_must_not_be_less(self):
+        self.assertTrue(run_hmm.alike("pass", "pass"))
+        self.assertTrue(run_hmm.alike("skip", "skip"))
+        for pair in ("pass", "fail"), ("pass", "skip"), ("pass", "missing"), ("fail", "fail"):
+            self.assertFalse(run_hmm.alike(*pair))
 
 
 class RdmaCore(unittest.TestCase):

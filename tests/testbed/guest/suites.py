@@ -15,6 +15,7 @@
   suites.py zap caught     the device completes one without doing it, and ends the run
   suites.py debug          the demo's traffic on ours, in both schemes
   suites.py device         what the device does beside ODP, on the C driver
+  suites.py hmm            the kernel's hmm-tests on its own test module and on ours
   suites.py large          one MR of 256 GiB on the C driver, of 1 TiB on ours
 """
 
@@ -152,6 +153,7 @@ SUITES = {
     "kernel": kernel,
     "iommu": iommu,
     "swiotlb": swiotlb,
+    "hmm": lambda: bed.lines("hmm", *bed.script("run_hmm.py")),
     "cycles": lambda: bed.lines("cycles", *bed.script("cycle.py")),
     "zap": zap,
     "debug": debug,

@@ -9,6 +9,7 @@ mod chroot;
 mod console;
 mod demo;
 mod fail;
+mod hmm_tests;
 mod host;
 mod initramfs;
 mod kernel;
@@ -107,6 +108,9 @@ struct VmArgs {
     /// Bring the programs of tests/conformance, in /modules/conformance.
     #[arg(long)]
     conformance: bool,
+    /// Bring the kernel's own tests of HMM, in /modules/hmm-tests.
+    #[arg(long)]
+    hmm_tests: bool,
     /// Load no RDMA module: the command does (`rdma-stack load c|rust|...`).
     #[arg(long)]
     no_load: bool,
@@ -170,6 +174,7 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
     let options = Options {
         ours: args.odp == Odp::Rust,
         conformance: args.conformance || shell,
+        hmm_tests: args.hmm_tests,
         device: !args.no_device,
         scheme: args.scheme,
         strict: !args.lax,

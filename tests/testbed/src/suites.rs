@@ -137,6 +137,18 @@ fn suites() -> Vec<Suite> {
             },
             ..suite("kernel-direct", &["kernel", "virtual", "direct"], 3)
         },
+        Suite {
+            options: Options {
+                hmm_tests: true,
+                device: false,
+                hardware: Hardware {
+                    iommu: Iommu::None,
+                    ..Hardware::default()
+                },
+                ..Options::default()
+            },
+            ..suite("hmm", &["hmm"], 5)
+        },
         on_iommu("iommu-lazy", Iommu::IntelLazy),
         on_iommu("iommu-passthrough", Iommu::Passthrough),
         on_iommu("iommu-none", Iommu::None),

@@ -12,6 +12,7 @@ use serde_json::{json, Value};
 
 use crate::cache::{check_disk, Cache, Ready, Recipe};
 use crate::chroot::Chroot;
+use crate::hmm_tests;
 use crate::host;
 use crate::initramfs;
 use crate::kernel::{self, Kernel};
@@ -40,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) ours: bool,
     /// The programs of tests/conformance.
     pub(crate) conformance: bool,
+    /// The kernel's own tests of HMM.
+    pub(crate) hmm_tests: bool,
     /// The software ConnectX.
     pub(crate) device: bool,
     /// The scheme it starts with.
@@ -60,6 +63,7 @@ impl Default for Options {
         Self {
             ours: true,
             conformance: true,
+            hmm_tests: false,
             device: true,
             scheme: Scheme::Memory,
             strict: true,
@@ -170,6 +174,11 @@ impl Testbed {
         if options.conformance {
             let ready = conformance(&self.cache, &self.root)?;
             modules.push(("conformance".to_owned(), ready.path().to_owned()));
+            held.push(ready);
+        }
+        if options.hmm_tests {
+            let ready = hmm_tests::ensure(&self.cache, &self.root)?;
+            modules.push((hmm_tests::NAME.to_owned(), ready.path().to_owned()));
             held.push(ready);
         }
         let (initramfs, vmlinuz) = match kernel.as_ref().filter(|_| options.debug_kernel) {
