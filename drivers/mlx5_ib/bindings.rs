@@ -32,7 +32,7 @@ macro_rules! opaque {
 }
 
 opaque! {
-    ib_pd ib_sge
+    ib_pd
     mlx5_ib_dev mlx5_ib_mr mlx5_ib_pd mlx5_ib_pf_eq mlx5_ib_qp
 }
 

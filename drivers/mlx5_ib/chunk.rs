@@ -166,6 +166,11 @@ impl Chunk {
         (state.is_retired, state.next_idle)
     }
 
+    /// Has it go, in some time, if it has nothing in it.
+    pub(crate) fn tidy(&self) {
+        self.0.data().tidy();
+    }
+
     /// For the mirror's index.
     pub(crate) fn into_arc(self) -> Arc<Subscribed> {
         self.0
@@ -213,7 +218,7 @@ impl ChunkData {
         ChunkIndex(self.at as usize)
     }
 
-    /// After an invalidation: a chunk with nothing in it can go.
+    /// A chunk with nothing in it can go: after an invalidation, or a fault that failed.
     fn tidy(&self) {
         let mut state = self.state.lock();
         if state.book.is_idle() && !state.is_queued && !state.is_retired {

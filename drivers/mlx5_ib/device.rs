@@ -8,19 +8,19 @@ use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
-use mlx5_odp::{Driver, NoRegion, Pressure, Report, Unsupported};
+use mlx5_odp::{Driver, Found, FoundBy, NoRegion, Pressure, Report, Unsupported};
 
 use crate::bindings;
 use crate::queue::Qp;
-use crate::region::Mr;
+use crate::region::{ImplicitMr, Mr};
 
 /// A device, and the event of it that is being served.
 ///
 /// # Invariants
 ///
 /// - `dev` is live for as long as the value.
-/// - `event` is one of its events, and this thread's; `None` when the command that answers it has
-///   it.
+/// - `event` is one of its events, and this thread's; `None` if there is none, or the command that
+///   answers it has it.
 pub(crate) struct Device {
     dev: NonNull<bindings::mlx5_ib_dev>,
     event: Cell<Option<NonNull<bindings::mlx5r_odp_event>>>,
@@ -42,6 +42,19 @@ impl Device {
         }
     }
 
+    /// Outside of any event.
+    ///
+    /// # Safety
+    ///
+    /// `dev` is live for as long as the value.
+    pub(crate) unsafe fn without_event(dev: NonNull<bindings::mlx5_ib_dev>) -> Self {
+        // INVARIANT: By the caller's promise.
+        Self {
+            dev,
+            event: Cell::new(None),
+        }
+    }
+
     /// Whether the command that answers the event has it now.
     pub(crate) fn is_answering(&self) -> bool {
         self.event.get().is_none()
@@ -55,9 +68,10 @@ impl Device {
 
 impl Driver for Device {
     type Region<'a> = Mr<'a>;
+    type Implicit<'a> = ImplicitMr<'a>;
     type Queue<'a> = Qp<'a>;
 
-    fn region(&self, mkey: Mkey) -> Result<Mr<'_>, NoRegion> {
+    fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         let mut mr = core::ptr::null_mut();
         // SAFETY: The device is live.
         let kind = unsafe { bindings::mlx5r_odp_get_mr(self.dev.as_ptr(), mkey.get(), &mut mr) };
@@ -67,7 +81,12 @@ impl Driver for Device {
                 let mr = NonNull::new(mr).ok_or(NoRegion::NotOdp)?;
                 // SAFETY: The call found an explicit ODP MR and took a reference for us; the
                 // value borrows the device.
-                Ok(unsafe { Mr::adopt(mr) })
+                Ok(Found::Region(unsafe { Mr::adopt(mr) }))
+            }
+            bindings::mlx5r_odp_key_MLX5R_ODP_KEY_IMPLICIT => {
+                let mr = NonNull::new(mr).ok_or(NoRegion::NotOdp)?;
+                // SAFETY: As above, with an implicit one.
+                Ok(Found::Implicit(unsafe { ImplicitMr::adopt(mr) }))
             }
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_STALE => Err(NoRegion::Stale),
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_INDIRECT => {
@@ -123,9 +142,7 @@ impl Driver for Device {
                         c"page faults of shared receive queues are not supported"
                     }
                     Unsupported::IndirectKey => c"page faults of indirect keys are not supported",
-                    Unsupported::RegionKind => {
-                        c"page faults of implicit and dma-buf regions are not supported"
-                    }
+                    Unsupported::RegionKind => c"page faults of dma-buf regions are not supported",
                     Unsupported::Transport => {
                         c"page faults of this type of queue pair are not supported"
                     }

@@ -28,6 +28,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Mutex,
         SpinLock, //
     },
@@ -52,6 +56,7 @@ use kernel_ext::{
     },
 };
 use mlx5_odp::{
+    implicit::ChildIndex,
     MemoryError,
     Placement, //
 };
@@ -65,6 +70,7 @@ use crate::{
         NO_CHUNK, //
     },
     dma::Dma,
+    implicit::Parent,
     umr::Key,
 };
 
@@ -76,7 +82,8 @@ const PAGE: u32 = PAGE_SHIFT as u32;
 ///
 /// # Invariants
 ///
-/// `raw` is as `mlx5r_odp_mirror_init` has left it.
+/// - `raw` is as `mlx5r_odp_mirror_init` has left it.
+/// - The parent, if there is one, outlives the value.
 #[repr(C)]
 #[pin_data]
 pub(crate) struct Mirror {
@@ -93,6 +100,10 @@ pub(crate) struct Mirror {
     /// Held while a chunk comes into the index or leaves it.
     #[pin]
     making: Mutex<()>,
+    /// How many chunks there are; changed under `making`.
+    count: Atomic<usize>,
+    /// Of which implicit MR it is a child, and which.
+    parent: Option<(NonNull<Parent>, ChildIndex)>,
     /// The first of the idle chunks.
     #[pin]
     idle: SpinLock<u32>,
@@ -111,6 +122,16 @@ pub(crate) struct Area {
     pub(crate) writable: bool,
     /// The memory is of hugetlbfs.
     pub(crate) hugetlb: bool,
+}
+
+/// What a mirror is of.
+pub(crate) struct MirrorOf {
+    pub(crate) mm: ARef<Mm>,
+    pub(crate) placement: Placement,
+    /// In bytes.
+    pub(crate) length: usize,
+    /// The implicit MR of which it is a child, and which.
+    pub(crate) parent: Option<(NonNull<Parent>, ChildIndex)>,
 }
 
 impl Area {
@@ -132,12 +153,11 @@ impl Mirror {
     ///
     /// # Errors
     ///
-    /// `EOVERFLOW` for an area that wraps, `EINVAL` for an empty one, `ENOMEM`, also for one of more
-    /// than `i32::MAX` entries, `EOPNOTSUPP` for a device that needs bounce buffers.
+    /// `EOVERFLOW` for an area that wraps, `EINVAL` for an empty one, and those of [`Self::of`].
     ///
     /// # Safety
     ///
-    /// `dev` outlives the value, and its page-fault EQ was created.
+    /// As [`Self::of`].
     pub(crate) unsafe fn new(
         dev: NonNull<bindings::mlx5_ib_dev>,
         area: &Area,
@@ -151,13 +171,49 @@ impl Mirror {
                 GeometryError::Empty => EINVAL,
             },
         )?;
+        let of = MirrorOf {
+            mm: ARef::from(mm),
+            placement: Placement {
+                iova: area.iova,
+                address: area.address,
+                geometry,
+                writable: area.writable,
+            },
+            length: area.length,
+            parent: None,
+        };
+        // SAFETY: By the safety requirements.
+        unsafe { Self::of(dev, of) }
+    }
+
+    /// A mirror.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, also for more than `i32::MAX` entries, `EOPNOTSUPP` for a device that needs bounce
+    /// buffers.
+    ///
+    /// # Safety
+    ///
+    /// `dev` outlives the value, and its page-fault EQ was created. The parent, if there is one,
+    /// outlives it too.
+    pub(crate) unsafe fn of(
+        dev: NonNull<bindings::mlx5_ib_dev>,
+        of: MirrorOf,
+    ) -> Result<Pin<KBox<Self>>> {
+        let MirrorOf {
+            mm,
+            placement,
+            length,
+            parent,
+        } = of;
+        let geometry = &placement.geometry;
         // `mlx5r_umr_update_xlt` counts no further; nor has any process so much.
         i32::try_from(geometry.indices().len()).map_err(|_| ENOMEM)?;
-        let span = geometry.span();
+        let (span, shift) = (geometry.span(), geometry.entry_shift());
         // SAFETY: The device is valid, and so is the one that does its DMA.
         let device = unsafe { Device::from_raw(bindings::mlx5r_odp_dma_device(dev.as_ptr())) };
         let dma = Dma::new(device, span.len(), shift)?;
-        let mm = ARef::from(mm);
         let raw_mm = mm.as_raw();
 
         KBox::pin_init(
@@ -169,26 +225,23 @@ impl Mirror {
                             raw,
                             dev.as_ptr(),
                             raw_mm.cast(),
-                            area.address,
-                            area.length,
+                            placement.address,
+                            length,
                             span.start,
                             span.end,
                             shift,
-                            area.writable,
+                            placement.writable,
                         );
                     }
                 }),
-                placement: Placement {
-                    iova: area.iova,
-                    address: area.address,
-                    geometry,
-                    writable: area.writable,
-                },
+                placement,
                 mm,
                 dma,
                 key <- Key::new(),
                 chunks <- XArray::new(AllocKind::Alloc),
                 making <- new_mutex!((), "mlx5_ib_odp_making"),
+                count: Atomic::new(0),
+                parent,
                 idle <- new_spinlock!(NO_CHUNK, "mlx5_ib_odp_idle"),
             }? Error),
             GFP_KERNEL,
@@ -273,8 +326,28 @@ impl Mirror {
         unsafe { bindings::mlx5r_odp_mirror_reap_later(self.raw.get()) };
     }
 
+    /// Whether it has no chunk.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    /// A fault through a chunk failed: it can go if it has nothing in it.
+    pub(crate) fn tidy(&self, at: ChunkIndex) {
+        if let Some(chunk) = self.find(at) {
+            chunk.tidy();
+        }
+    }
+
     /// Frees chunks with nothing in them.
     pub(crate) fn reap(&self) {
+        self.reap_idle();
+        if let Some((parent, at)) = self.parent.filter(|_| self.is_empty()) {
+            // SAFETY: By the type invariants.
+            unsafe { parent.as_ref() }.emptied(at);
+        }
+    }
+
+    fn reap_idle(&self) {
         let mut at = core::mem::replace(&mut *self.idle.lock(), NO_CHUNK);
         while at != NO_CHUNK {
             let making = self.making.lock();
@@ -289,6 +362,9 @@ impl Mirror {
                 true => self.chunks.lock().remove(index.0),
                 false => None,
             };
+            if removed.is_some() {
+                self.count.store(self.count.load(Relaxed) - 1, Relaxed);
+            }
             drop(making);
             // Here the notifier may go, which waits for invalidations.
             drop((removed, chunk));
@@ -371,6 +447,7 @@ impl Store for Mirror {
             .lock()
             .store(at.0, chunk.clone().into_arc(), GFP_KERNEL)
             .map_err(|error| memory_error(error.error))?;
+        self.count.store(self.count.load(Relaxed) + 1, Relaxed);
         Ok(chunk)
     }
 }

@@ -6,25 +6,31 @@
 //!
 //! C header: `drivers/infiniband/hw/mlx5/mlx5_ib.h`
 
+mod advise;
 mod bindings;
 mod chunk;
 mod device;
 mod dma;
 mod eq;
+mod implicit;
 mod mirror;
 mod queue;
 mod region;
 mod umr;
 
 use core::ptr::NonNull;
+use core::slice;
 
 use firmware_cmds::{Eqe, Iova, PageFault, Wire};
-use kernel::error::from_result;
+use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
+use mlx5_odp::implicit::ChildIndex;
+use mlx5_odp::xlt::KSM_LEN;
 
 use crate::device::Device;
 use crate::eq::LockedEq;
+use crate::implicit::Parent;
 use crate::mirror::{Area, Mirror};
 use crate::region::Mr;
 
@@ -43,7 +49,7 @@ check! {
     mlx5_odp_populate_xlt mlx5_ib_odp_init mlx5_ib_odp_init_one mlx5_ib_odp_cleanup_one
     mlx5_ib_init_odp_mr mlx5_ib_init_dmabuf_mr mlx5_ib_alloc_implicit_mr mlx5_ib_free_odp_mr
     mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq mlx5r_odp_drain mlx5r_odp_serve
-    mlx5r_odp_count mlx5r_odp_reap mlx5r_odp_mirror_get mlx5r_odp_mirror_put mlx5r_odp_revoke
+    mlx5r_odp_count mlx5r_odp_reap mlx5r_odp_retire mlx5r_odp_mirror_get mlx5r_odp_mirror_put mlx5r_odp_revoke
     mlx5r_odp_close mlx5r_odp_closed
 }
 
@@ -80,39 +86,62 @@ pub unsafe extern "C" fn mlx5r_odp_mirror_get(
     }
 }
 
-/// Unmaps and frees a mirror, when its MKey is gone or was never made.
+/// Unmaps and frees a mirror, when its MKey is gone or was never made. Destroys the children of an
+/// implicit MR.
 ///
 /// # Safety
 ///
-/// `odp` came from [`mlx5r_odp_mirror_get`], and nobody uses it any more.
+/// `odp` is the umem of an ODP MR, or came from [`mlx5r_odp_mirror_get`], and nobody uses it any more.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_mirror_put(odp: *mut bindings::ib_umem_odp) {
     // SAFETY: By the caller's promise.
-    unsafe { Mirror::put(odp) };
+    unsafe {
+        match bindings::mlx5r_odp_is_parent(odp) {
+            true => Parent::put(odp),
+            false => Mirror::put(odp),
+        }
+    }
 }
 
 /// The shim's: frees chunks of a mirror that have nothing in them, in a worker.
 ///
 /// # Safety
 ///
-/// `odp` came from [`mlx5r_odp_mirror_get`], and is not put during the call.
+/// `odp` came from [`Mirror::into_raw`], and is not put during the call.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_reap(odp: *mut bindings::ib_umem_odp) {
     // SAFETY: By the caller's promise.
     unsafe { Mirror::from_raw(odp) }.reap();
 }
 
-/// Revokes the MKey of an MR, after every UMR that its mirror has posted.
+/// The shim's: frees children of an implicit MR that nobody needs, in a worker.
 ///
 /// # Safety
 ///
-/// `mr` is an explicit ODP MR.
+/// `odp` is the umem of an implicit MR, and is not put during the call.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_retire(odp: *mut bindings::ib_umem_odp) {
+    // SAFETY: By the caller's promise.
+    unsafe { Parent::from_raw(odp) }.retire();
+}
+
+/// Revokes the MKey of an MR, after every UMR that its mirror has posted. Of an implicit MR nobody posts
+/// any by then.
+///
+/// # Safety
+///
+/// `mr` is an ODP MR, of which nobody holds a reference any more.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_revoke(mr: *mut bindings::mlx5_ib_mr) -> c_int {
     from_result(|| {
         let mr = NonNull::new(mr).ok_or(EINVAL)?;
         // SAFETY: By the caller's promise.
-        unsafe { Mr::new(mr) }.mirror().key().revoke()?;
+        unsafe {
+            match bindings::mlx5r_odp_is_implicit(mr.as_ptr()) {
+                true => to_result(bindings::mlx5r_umr_revoke_mr(mr.as_ptr()))?,
+                false => Mr::new(mr).mirror().key().revoke()?,
+            }
+        }
         Ok(0)
     })
 }
@@ -121,12 +150,12 @@ pub unsafe extern "C" fn mlx5r_odp_revoke(mr: *mut bindings::mlx5_ib_mr) -> c_in
 ///
 /// # Safety
 ///
-/// `mr` is an explicit ODP MR.
+/// As [`mlx5r_odp_revoke`].
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_close(mr: *mut bindings::mlx5_ib_mr) {
-    if let Some(mr) = NonNull::new(mr) {
-        // SAFETY: By the caller's promise.
-        unsafe { Mr::new(mr) }.mirror().key().close();
+    // SAFETY: By the caller's promise.
+    if let Some(mr) = unsafe { explicit(mr) } {
+        mr.mirror().key().close();
     }
 }
 
@@ -134,36 +163,51 @@ pub unsafe extern "C" fn mlx5r_odp_close(mr: *mut bindings::mlx5_ib_mr) {
 ///
 /// # Safety
 ///
-/// `mr` is an explicit ODP MR, for which [`mlx5r_odp_close`] was called.
+/// `mr` is an ODP MR, for which [`mlx5r_odp_close`] was called.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_closed(mr: *mut bindings::mlx5_ib_mr, destroyed: bool) {
-    if let Some(mr) = NonNull::new(mr) {
-        // SAFETY: By the caller's promise.
-        unsafe { Mr::new(mr) }.mirror().key().closed(destroyed);
+    // SAFETY: By the caller's promise.
+    if let Some(mr) = unsafe { explicit(mr) } {
+        mr.mirror().key().closed(destroyed);
     }
 }
 
-/// Fills the table that `mlx5r_umr_update_xlt` is about to post. It does so when an MR is enabled,
-/// and then no page is in it: the table comes zeroed, and stays so.
+/// An MR with a mirror of its own, which an implicit one has not.
 ///
 /// # Safety
 ///
-/// None: the arguments are not used.
+/// `mr` is an ODP MR, and not destroyed during `'a`.
+unsafe fn explicit<'a>(mr: *mut bindings::mlx5_ib_mr) -> Option<Mr<'a>> {
+    let mr = NonNull::new(mr)?;
+    // SAFETY: By the safety requirements.
+    unsafe { (!bindings::mlx5r_odp_is_implicit(mr.as_ptr())).then(|| Mr::new(mr)) }
+}
+
+/// Fills the table that `mlx5r_umr_update_xlt` is about to post. It does so when an MR is enabled,
+/// and then no page is in it: the table comes zeroed, and stays so. Of an implicit MR it holds keys,
+/// and all of them are the null key.
+///
+/// # Safety
+///
+/// With `MLX5_IB_UPD_XLT_INDIRECT`, `mr` is an implicit MR, and `xlt` has `nentries` KSMs.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_odp_populate_xlt(
-    _xlt: *mut c_void,
-    _idx: usize,
-    _nentries: usize,
-    _mr: *mut bindings::mlx5_ib_mr,
+    xlt: *mut c_void,
+    idx: usize,
+    nentries: usize,
+    mr: *mut bindings::mlx5_ib_mr,
     flags: c_int,
 ) -> c_int {
     // CAST: a single low bit.
     const INDIRECT: c_int = bindings::mlx5r_odp_xlt_flag_MLX5R_ODP_XLT_INDIRECT as c_int;
-    // Tables of keys belong to implicit MRs.
-    match flags & INDIRECT {
-        0 => 0,
-        _ => EOPNOTSUPP.to_errno(),
+    if flags & INDIRECT != 0 {
+        // SAFETY: By the caller's promise.
+        unsafe {
+            let out = slice::from_raw_parts_mut(xlt.cast(), nentries * KSM_LEN);
+            Parent::from_raw(bindings::mlx5r_odp_umem(mr)).fill_blank(ChildIndex(idx), out);
+        }
     }
+    0
 }
 
 /// Called once, when the module is loaded: there is nothing that is not a device's.
@@ -181,9 +225,10 @@ pub unsafe extern "C" fn mlx5_ib_odp_init() -> c_int {
 /// `dev` is a device that is being set up.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_ib_odp_init_one(dev: *mut bindings::mlx5_ib_dev) -> c_int {
-    // `advise_mr` stays unset: prefetch on request is not there yet.
+    let ksm_shift = implicit::layout().map_or(0, |layout| layout.child_shift());
+    let ksm_shift = u8::try_from(ksm_shift).unwrap_or(0);
     // SAFETY: By the caller's promise.
-    unsafe { bindings::mlx5r_odp_init_caps(dev) };
+    unsafe { bindings::mlx5r_odp_init_caps(dev, ksm_shift) };
     0
 }
 
@@ -244,41 +289,62 @@ pub unsafe extern "C" fn mlx5_ib_init_dmabuf_mr(
     EOPNOTSUPP.to_errno()
 }
 
-/// Implicit MRs are not there yet.
-///
 /// # Safety
 ///
-/// None: the arguments are not used.
+/// `pd` is live, and its device's page-fault EQ was created.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_ib_alloc_implicit_mr(
-    _pd: *mut bindings::mlx5_ib_pd,
-    _access_flags: c_int,
+    pd: *mut bindings::mlx5_ib_pd,
+    access_flags: c_int,
 ) -> *mut bindings::mlx5_ib_mr {
-    EOPNOTSUPP.to_ptr()
+    // SAFETY: By the caller's promise.
+    let registered = unsafe {
+        let pd = bindings::mlx5r_odp_ibpd(pd);
+        let dev = NonNull::new(bindings::mlx5r_odp_pd_dev(pd)).ok_or(EINVAL);
+        dev.and_then(|dev| Parent::register(dev, pd, access_flags))
+    };
+    match registered {
+        Ok(mr) => mr.as_ptr(),
+        Err(error) => error.to_ptr(),
+    }
 }
 
-/// An explicit MR has nothing but its mirror, which is gone by now.
+/// What an implicit MR has besides its children, which are gone by now, as is any mirror.
 ///
 /// # Safety
 ///
-/// None: the arguments are not used.
+/// `mr` is an ODP MR, and its MKey is gone.
 #[no_mangle]
-pub unsafe extern "C" fn mlx5_ib_free_odp_mr(_mr: *mut bindings::mlx5_ib_mr) {}
+pub unsafe extern "C" fn mlx5_ib_free_odp_mr(mr: *mut bindings::mlx5_ib_mr) {
+    // SAFETY: By the caller's promise.
+    unsafe { bindings::mlx5r_odp_destroy_null_key(mr) };
+}
 
-/// Prefetch on request is not there yet.
-///
 /// # Safety
 ///
-/// None: the arguments are not used.
+/// `pd` is live, and `sg_list` has `num_sge` elements.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_ib_advise_mr_prefetch(
-    _pd: *mut bindings::ib_pd,
-    _advice: bindings::ib_uverbs_advise_mr_advice,
-    _flags: u32,
-    _sg_list: *mut bindings::ib_sge,
-    _num_sge: u32,
+    pd: *mut bindings::ib_pd,
+    advice: bindings::ib_uverbs_advise_mr_advice,
+    flags: u32,
+    sg_list: *mut bindings::ib_sge,
+    num_sge: u32,
 ) -> c_int {
-    EOPNOTSUPP.to_errno()
+    const FLUSH: u32 = bindings::ib_uverbs_advise_mr_flag_IB_UVERBS_ADVISE_MR_FLAG_FLUSH;
+    from_result(|| {
+        let advice = advise::advice(advice).ok_or(EOPNOTSUPP)?;
+        // SAFETY: By the caller's promise.
+        unsafe {
+            let dev = NonNull::new(bindings::mlx5r_odp_pd_dev(pd)).ok_or(EINVAL)?;
+            let sges = advise::elements(sg_list, num_sge);
+            match flags & FLUSH {
+                0 => advise::later(dev, pd, advice, sges)?,
+                _ => advise::now(dev, pd, advice, sges)?,
+            }
+        }
+        Ok(0)
+    })
 }
 
 /// The shim's: hands out what is in the EQ.

@@ -7,11 +7,17 @@ use core::ptr::NonNull;
 use firmware_cmds::Mkey;
 use hmm_abi::{
     ChunkIndex,
+    Slots,
     Store, //
 };
 use kernel::prelude::*;
 use mlx5_odp::{
     bring_in_present,
+    implicit::{
+        ChildIndex,
+        Implicit,
+        Layout, //
+    },
     MemoryError,
     NotIn,
     Placement,
@@ -22,28 +28,38 @@ use mlx5_odp::{
 use crate::{
     bindings,
     chunk::Chunk,
+    implicit::Parent,
     mirror::{
         Mirror,
         Scratch, //
     },
 };
 
-/// An explicit MR.
+/// An explicit MR, or a child of an implicit one.
 ///
 /// # Invariants
 ///
-/// - `mr` is not destroyed as long as the value is there, and `mirror` is its.
-/// - If `is_held`, the value owns a reference on the MKey of `mr`.
+/// `mr` is not destroyed as long as the value is there, and `mirror` is its.
 pub(crate) struct Mr<'a> {
     mr: NonNull<bindings::mlx5_ib_mr>,
     mirror: &'a Mirror,
-    is_held: bool,
+    hold: Hold<'a>,
+}
+
+/// What keeps an MR from being destroyed, and belongs to the value.
+enum Hold<'a> {
+    /// The caller sees to it.
+    Not,
+    /// A reference on its MKey.
+    Key,
+    /// It is a child, and was entered.
+    Child(&'a Parent, ChildIndex),
 }
 
 impl<'a> Mr<'a> {
     /// # Safety
     ///
-    /// `mr` is an explicit ODP MR, which is not destroyed during `'a`.
+    /// `mr` is an explicit ODP MR or a child, which is not destroyed during `'a`.
     pub(crate) unsafe fn new(mr: NonNull<bindings::mlx5_ib_mr>) -> Self {
         // SAFETY: By the safety requirements; its umem is a mirror of ours, and goes with it.
         let mirror = unsafe { Mirror::from_raw(bindings::mlx5r_odp_umem(mr.as_ptr())) };
@@ -51,7 +67,7 @@ impl<'a> Mr<'a> {
         Self {
             mr,
             mirror,
-            is_held: false,
+            hold: Hold::Not,
         }
     }
 
@@ -68,8 +84,24 @@ impl<'a> Mr<'a> {
             // SAFETY: The reference keeps the MR for as long as the value, which lends nothing for
             // longer.
             mirror: unsafe { Mirror::from_raw(bindings::mlx5r_odp_umem(mr.as_ptr())) },
-            is_held: true,
+            hold: Hold::Key,
         }
+    }
+
+    /// A child that was entered.
+    ///
+    /// # Safety
+    ///
+    /// `mr` is child `at` of `parent`, and the caller leaves it to the value to leave it.
+    pub(crate) unsafe fn enter(
+        mr: NonNull<bindings::mlx5_ib_mr>,
+        parent: &'a Parent,
+        at: ChildIndex,
+    ) -> Self {
+        // SAFETY: By the safety requirements: it stays until it is left.
+        let mut mr = unsafe { Self::new(mr) };
+        mr.hold = Hold::Child(parent, at);
+        mr
     }
 
     /// Its mirror.
@@ -85,6 +117,22 @@ impl<'a> Mr<'a> {
     /// Those of the UMRs; `ENOMEM`; `EINVAL` if the process is gone. That memory is being dropped
     /// at the same time is none: the device asks for it when it wants it.
     pub(crate) fn enable(&self, pdn: u32) -> Result {
+        self.enable_blank(pdn)?;
+        let geometry = &self.mirror.placement().geometry;
+        let occupied = self.mirror.occupancy()?;
+        bring_in_present(self, geometry.indices(), occupied).map_err(|error| match error {
+            NotIn::Device => EFAULT,
+            NotIn::Invalid | NotIn::ReadOnly | NotIn::Empty => EINVAL,
+            NotIn::Busy(_) => ENOMEM,
+        })
+    }
+
+    /// Makes a new MR usable, with no translation.
+    ///
+    /// # Errors
+    ///
+    /// Those of the UMRs; `ENOMEM`.
+    pub(crate) fn enable_blank(&self, pdn: u32) -> Result {
         let geometry = &self.mirror.placement().geometry;
         let entries = i32::try_from(geometry.indices().len())?;
         // CAST: at most 30.
@@ -95,13 +143,7 @@ impl<'a> Mr<'a> {
         })?;
         // SAFETY: By the type invariants; the MR puts the mirror before it goes.
         unsafe { self.mirror.key().open(self.mr) };
-
-        let occupied = self.mirror.occupancy()?;
-        bring_in_present(self, geometry.indices(), occupied).map_err(|error| match error {
-            NotIn::Device => EFAULT,
-            NotIn::Invalid => EINVAL,
-            NotIn::Busy(_) => ENOMEM,
-        })
+        Ok(())
     }
 }
 
@@ -133,6 +175,23 @@ impl Region for Mr<'_> {
         Scratch::new(pages).map_err(|_| Pressure::Memory)
     }
 
+    fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_, NotIn> {
+        self.mirror.occupancy().map_err(|error| match error {
+            e if e == ENOMEM => NotIn::Busy(Pressure::Memory),
+            e if e == EINTR => NotIn::Busy(Pressure::Race),
+            _ => NotIn::Invalid,
+        })
+    }
+
+    fn tidy(&self, at: ChunkIndex) {
+        self.mirror.tidy(at);
+    }
+
+    fn is_closing(&self) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::mlx5r_odp_is_closing(self.mr.as_ptr()) }
+    }
+
     fn count_fault(&self, base_pages: u64) {
         if let Ok(pages) = i64::try_from(base_pages) {
             // SAFETY: By the type invariants.
@@ -150,9 +209,82 @@ impl Region for Mr<'_> {
 
 impl Drop for Mr<'_> {
     fn drop(&mut self) {
-        if self.is_held {
+        match self.hold {
+            Hold::Not => {}
             // SAFETY: The value owns the reference, and nothing borrowed from it is left.
-            unsafe { bindings::mlx5r_odp_put_mr(self.mr.as_ptr()) };
+            Hold::Key => unsafe { bindings::mlx5r_odp_put_mr(self.mr.as_ptr()) },
+            Hold::Child(parent, at) => parent.leave(at),
         }
+    }
+}
+
+/// An implicit MR of which the fault path, or a prefetch, holds a reference.
+///
+/// # Invariants
+///
+/// `mr` is an implicit MR, and `parent` its. The value owns a reference on the MKey.
+pub(crate) struct ImplicitMr<'a> {
+    mr: NonNull<bindings::mlx5_ib_mr>,
+    parent: &'a Parent,
+}
+
+impl ImplicitMr<'_> {
+    /// # Safety
+    ///
+    /// - `mr` is an implicit MR, and the caller leaves a reference on its MKey to the value.
+    /// - The device, whose MR it is, lives for `'a`.
+    pub(crate) unsafe fn adopt(mr: NonNull<bindings::mlx5_ib_mr>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self {
+            mr,
+            // SAFETY: The reference keeps the MR for as long as the value, which lends nothing for
+            // longer.
+            parent: unsafe { Parent::from_raw(bindings::mlx5r_odp_umem(mr.as_ptr())) },
+        }
+    }
+}
+
+impl Implicit for ImplicitMr<'_> {
+    type Child<'i>
+        = Mr<'i>
+    where
+        Self: 'i;
+
+    fn mkey(&self) -> Mkey {
+        // SAFETY: By the type invariants.
+        Mkey::new(unsafe { bindings::mlx5r_odp_mkey(self.mr.as_ptr()) })
+    }
+
+    fn layout(&self) -> &Layout {
+        self.parent.layout()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.parent.is_writable()
+    }
+
+    fn child(&self, at: ChildIndex) -> Result<Mr<'_>, NotIn> {
+        self.parent.child(at)
+    }
+
+    fn count_fault(&self, base_pages: u64) {
+        if let Ok(pages) = i64::try_from(base_pages) {
+            // SAFETY: By the type invariants.
+            unsafe { bindings::mlx5r_odp_count_faults(self.mr.as_ptr(), pages) };
+        }
+    }
+
+    fn count_prefetch(&self, base_pages: u64) {
+        if let Ok(pages) = i64::try_from(base_pages) {
+            // SAFETY: By the type invariants.
+            unsafe { bindings::mlx5r_odp_count_prefetch(self.mr.as_ptr(), pages) };
+        }
+    }
+}
+
+impl Drop for ImplicitMr<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The value owns the reference, and nothing borrowed from it is left.
+        unsafe { bindings::mlx5r_odp_put_mr(self.mr.as_ptr()) };
     }
 }

@@ -16,158 +16,12 @@
 #include "shim.h"
 #include "umr_pool.h"
 
-/* --- Keys and regions ------------------------------------------------------ */
-
-static enum mlx5r_odp_key kind_of(struct mlx5_ib_mkey *mkey, u32 key,
-				  struct mlx5_ib_mr **mr)
-{
-	if (!mkey)
-		return MLX5R_ODP_KEY_NONE;
-
-	switch (mkey->type) {
-	case MLX5_MKEY_MW:
-	case MLX5_MKEY_INDIRECT_DEVX:
-		/* Their users change the variant as they like. */
-		return MLX5R_ODP_KEY_INDIRECT;
-	case MLX5_MKEY_MR:
-		if (mkey->key != key)
-			return MLX5R_ODP_KEY_STALE;
-		*mr = container_of(mkey, struct mlx5_ib_mr, mmkey);
-		if (!is_odp_mr(*mr) || (*mr)->is_odp_implicit)
-			return MLX5R_ODP_KEY_OTHER;
-		return MLX5R_ODP_KEY_MR;
-	default:
-		return mkey->key == key ? MLX5R_ODP_KEY_OTHER :
-					  MLX5R_ODP_KEY_STALE;
-	}
-}
-
-enum mlx5r_odp_key mlx5r_odp_get_mr(struct mlx5_ib_dev *dev, u32 key,
-				    struct mlx5_ib_mr **mr)
-{
-	struct mlx5_ib_mkey *mkey;
-	enum mlx5r_odp_key kind;
-
-	xa_lock(&dev->odp_mkeys);
-	mkey = xa_load(&dev->odp_mkeys, mlx5_base_mkey(key));
-	kind = kind_of(mkey, key, mr);
-	/* While the key is in the array it holds a reference itself. */
-	if (kind == MLX5R_ODP_KEY_MR)
-		refcount_inc(&mkey->usecount);
-	xa_unlock(&dev->odp_mkeys);
-
-	return kind;
-}
-
-void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr)
-{
-	mlx5r_deref_odp_mkey(&mr->mmkey);
-}
-
-u32 mlx5r_odp_mkey(struct mlx5_ib_mr *mr)
-{
-	return mr->mmkey.key;
-}
-
-struct ib_umem_odp *mlx5r_odp_umem(struct mlx5_ib_mr *mr)
-{
-	return to_ib_umem_odp(mr->umem);
-}
-
-u32 mlx5r_odp_pdn(struct ib_pd *pd)
-{
-	return to_mpd(pd)->pdn;
-}
-
-u32 mlx5r_odp_terminate_key(struct mlx5_ib_dev *dev)
-{
-	return be32_to_cpu(dev->mkeys.terminate_scatter_list_mkey);
-}
-
-static s64 cpu_pages(s64 pages)
-{
-	return pages >> (PAGE_SHIFT - MLX5_ADAPTER_PAGE_SHIFT);
-}
-
-void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages)
-{
-	mlx5_update_odp_stats_with_handled(mr, faults, cpu_pages(pages));
-}
-
-void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages)
-{
-	mlx5_update_odp_stats_with_handled(mr, invalidations, cpu_pages(pages));
-}
-
-void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
-{
-	mlx5_update_odp_stats(mr, prefetch, cpu_pages(pages));
-}
-
-/* --- Mirrors ------------------------------------------------------------------ */
-
-static void reap_work(struct work_struct *work)
-{
-	struct mlx5r_odp_mirror *mirror =
-		container_of(work, struct mlx5r_odp_mirror, reap);
-
-	mlx5r_odp_reap(&mirror->odp);
-}
-
-void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
-			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
-			   unsigned long address, size_t length,
-			   unsigned long start, unsigned long end,
-			   unsigned int page_shift, bool writable)
-{
-	struct ib_umem_odp *odp = &mirror->odp;
-
-	BUILD_BUG_ON(HPAGE_SHIFT != MLX5R_ODP_HUGE_SHIFT);
-
-	memset(mirror, 0, sizeof(*mirror));
-	odp->umem.ibdev = &dev->ib_dev;
-	odp->umem.owning_mm = mm;
-	odp->umem.address = address;
-	odp->umem.length = length;
-	odp->umem.writable = writable;
-	odp->umem.is_odp = 1;
-	odp->page_shift = page_shift;
-	/* ib_umem_odp_num_pages() looks here; it is never inserted. */
-	odp->notifier.interval_tree.start = start;
-	odp->notifier.interval_tree.last = end - 1;
-	INIT_WORK(&mirror->reap, reap_work);
-}
-
-void mlx5r_odp_mirror_reap_later(struct mlx5r_odp_mirror *mirror)
-{
-	struct mlx5_ib_dev *dev = to_mdev(mirror->odp.umem.ibdev);
-
-	queue_work(dev->odp_pf_eq.wq, &mirror->reap);
-}
-
-void mlx5r_odp_mirror_stop(struct mlx5r_odp_mirror *mirror)
-{
-	disable_work_sync(&mirror->reap);
-}
-
-bool mlx5r_odp_access_writable(int access)
-{
-	return ib_access_writable(access);
-}
-
-bool mlx5r_odp_access_hugetlb(int access)
-{
-	return IS_ENABLED(CONFIG_HUGETLB_PAGE) && (access & IB_ACCESS_HUGETLB);
-}
-
 /* --- Device ----------------------------------------------------------------- */
 
 int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift, u32 pdn)
 {
 	return mlx5r_umr_update_xlt(mr, 0, pages, page_shift,
-				    MLX5_IB_UPD_XLT_ATOMIC |
-					    MLX5_IB_UPD_XLT_ENABLE,
-				    pdn);
+				    MLX5_IB_UPD_XLT_ENABLE, pdn);
 }
 
 struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev)
@@ -190,11 +44,15 @@ void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what)
 		 IB_ODP_SUPPORT_##flag :                                       \
 		 0)
 
+static const struct ib_device_ops odp_ops = {
+	.advise_mr = mlx5_ib_advise_mr,
+};
+
 /*
- * What internal_fill_odp_caps() fills in, less what is not served: implicit MRs,
- * and in the transport scheme shared receive queues.
+ * What internal_fill_odp_caps() fills in, less what is not served: in the transport
+ * scheme shared receive queues.
  */
-void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
+void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev, u8 ksm_shift)
 {
 	struct ib_odp_caps *caps = &dev->odp_caps;
 	u32 srq = IB_ODP_SUPPORT_SRQ_RECV;
@@ -233,6 +91,15 @@ void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev)
 		caps->per_transport_caps.xrc_odp_caps &= ~srq;
 	}
 
+	if (MLX5_CAP_GEN(dev->mdev, fixed_buffer_size) &&
+	    MLX5_CAP_GEN(dev->mdev, null_mkey) &&
+	    MLX5_CAP_GEN(dev->mdev, umr_extended_translation_offset) &&
+	    !MLX5_CAP_GEN(dev->mdev, umr_indirect_mkey_disabled) &&
+	    ksm_shift && ksm_shift <= get_max_log_entity_size_cap(
+					      dev, MLX5_MKC_ACCESS_MODE_KSM))
+		caps->general_caps |= IB_ODP_SUPPORT_IMPLICIT;
+
+	ib_set_device_ops(&dev->ib_dev, &odp_ops);
 	mutex_init(&dev->odp_eq_mutex);
 }
 
@@ -316,6 +183,8 @@ enum {
 
 struct mlx5r_odp_event {
 	struct work_struct work;
+	/* Of those that are not served, in their order. */
+	struct list_head unserved;
 	struct mlx5_ib_pf_eq *eq;
 	u32 number;
 	u8 eqe[MLX5R_ODP_EQE_SIZE];
@@ -329,8 +198,13 @@ struct mlx5r_odp_device {
 	mempool_t events;
 	struct mlx5r_odp_umrs *umrs;
 	struct mlx5_async_ctx resumes;
-	/* Protected by the EQ's lock. */
+	/* Not the faults' queue, whose workers prefetches might use up. */
+	struct workqueue_struct *prefetches;
+	/* These are protected by the EQ's lock. */
 	u32 consumed;
+	struct list_head unserved;
+	/* Mirrors to be reaped when events are served. */
+	struct list_head waiting;
 };
 
 static struct mlx5r_odp_device *device_of(struct mlx5_ib_pf_eq *eq)
@@ -348,6 +222,11 @@ u32 mlx5r_odp_now(void)
 	return jiffies_to_msecs(jiffies);
 }
 
+struct workqueue_struct *mlx5r_odp_prefetches(struct mlx5_ib_dev *dev)
+{
+	return device_of(&dev->odp_pf_eq)->prefetches;
+}
+
 u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr)
 {
 	struct mlx5_ib_pf_eq *eq = &mr_to_mdev(mr)->odp_pf_eq;
@@ -360,14 +239,71 @@ u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr)
 	return moment;
 }
 
+static u32 served(struct mlx5r_odp_device *odp)
+{
+	struct mlx5r_odp_event *first = list_first_entry_or_null(
+		&odp->unserved, struct mlx5r_odp_event, unserved);
+
+	return first ? first->number : odp->consumed;
+}
+
+u32 mlx5r_odp_served(struct mlx5_ib_mr *mr)
+{
+	struct mlx5_ib_pf_eq *eq = &mr_to_mdev(mr)->odp_pf_eq;
+	unsigned long flags;
+	u32 number;
+
+	spin_lock_irqsave(&eq->lock, flags);
+	number = served(device_of(eq));
+	spin_unlock_irqrestore(&eq->lock, flags);
+	return number;
+}
+
+bool mlx5r_odp_mirror_reap_after(struct mlx5r_odp_mirror *mirror, u32 since)
+{
+	struct mlx5_ib_dev *dev = to_mdev(mirror->odp.umem.ibdev);
+	struct mlx5_ib_pf_eq *eq = &dev->odp_pf_eq;
+	bool wait;
+
+	spin_lock_irq(&eq->lock);
+	wait = (s32)(served(device_of(eq)) - since) < 0;
+	if (wait && list_empty(&mirror->waiting))
+		list_add_tail(&mirror->waiting, &device_of(eq)->waiting);
+	spin_unlock_irq(&eq->lock);
+	return wait;
+}
+
+/* Its key will not be looked for any more. */
+static void event_served(struct mlx5r_odp_event *event)
+{
+	struct mlx5_ib_pf_eq *eq = event->eq;
+	struct mlx5r_odp_device *odp = device_of(eq);
+	struct mlx5r_odp_mirror *mirror, *next;
+	unsigned long flags;
+	bool was_first;
+
+	spin_lock_irqsave(&eq->lock, flags);
+	was_first = odp->unserved.next == &event->unserved;
+	list_del_init(&event->unserved);
+	if (was_first) {
+		list_for_each_entry_safe(mirror, next, &odp->waiting, waiting) {
+			list_del_init(&mirror->waiting);
+			mod_delayed_work(eq->wq, &mirror->reap, 0);
+		}
+	}
+	spin_unlock_irqrestore(&eq->lock, flags);
+}
+
 static void event_work(struct work_struct *work)
 {
 	struct mlx5r_odp_event *event =
 		container_of(work, struct mlx5r_odp_event, work);
 	struct mlx5_ib_pf_eq *eq = event->eq;
 
-	if (!mlx5r_odp_serve(eq->dev, event, event->eqe, event->number))
-		mempool_free(event, eq->pool);
+	if (mlx5r_odp_serve(eq->dev, event, event->eqe, event->number))
+		return;
+	event_served(event);
+	mempool_free(event, eq->pool);
 }
 
 static void warn_not_resumed(struct mlx5_ib_dev *dev, int err)
@@ -394,6 +330,7 @@ bool mlx5r_odp_resume(struct mlx5r_odp_event *event, const u8 *command)
 
 	BUILD_BUG_ON(sizeof(in) != MLX5R_ODP_RESUME_SIZE);
 	memcpy(in, command, sizeof(in));
+	event_served(event);
 	/*
 	 * Nobody has to wait for it. Only without waiting it is sent by memory
 	 * that is there at once.
@@ -429,6 +366,7 @@ void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe,
 			   u32 number)
 {
 	event->number = number;
+	list_add_tail(&event->unserved, &device_of(event->eq)->unserved);
 	memcpy(event->eqe, eqe, sizeof(event->eqe));
 	INIT_WORK(&event->work, event_work);
 	queue_work(event->eq->wq, &event->work);
@@ -505,6 +443,8 @@ int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq)
 		err = -ENOMEM;
 		goto unlock;
 	}
+	INIT_LIST_HEAD(&odp->unserved);
+	INIT_LIST_HEAD(&odp->waiting);
 	err = mempool_init_kmalloc_pool(&odp->events, NUM_RESERVED,
 					sizeof(struct mlx5r_odp_event));
 	if (err)
@@ -523,11 +463,16 @@ int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq)
 		err = -ENOMEM;
 		goto destroy_umrs;
 	}
+	odp->prefetches = alloc_workqueue("mlx5_ib_prefetch", WQ_UNBOUND, 0);
+	if (!odp->prefetches) {
+		err = -ENOMEM;
+		goto destroy_wq;
+	}
 
 	core = mlx5_eq_create_generic(dev->mdev, &param);
 	if (IS_ERR(core)) {
 		err = PTR_ERR(core);
-		goto destroy_wq;
+		goto destroy_prefetches;
 	}
 	eq->core = core;
 	err = mlx5_eq_enable(dev->mdev, core, &eq->irq_nb);
@@ -541,6 +486,8 @@ unlock:
 destroy_eq:
 	mlx5_eq_destroy_generic(dev->mdev, core);
 	eq->core = NULL;
+destroy_prefetches:
+	destroy_workqueue(odp->prefetches);
 destroy_wq:
 	destroy_workqueue(eq->wq);
 destroy_umrs:
@@ -572,6 +519,7 @@ void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev)
 	mlx5_cmd_cleanup_async_ctx(&odp->resumes);
 	mlx5_eq_destroy_generic(dev->mdev, eq->core);
 	eq->core = NULL;
+	destroy_workqueue(odp->prefetches);
 	destroy_workqueue(eq->wq);
 	mlx5r_odp_umrs_destroy(odp->umrs);
 	mempool_exit(&odp->events);

@@ -38,8 +38,12 @@ use mlx5_odp::xlt;
 
 use crate::bindings;
 
+/// What one UMR writes at most.
+// CAST: widens.
+const UMR_BYTES: usize = bindings::MLX5R_ODP_UMR_BYTES as usize;
+
 /// How often a UMR that was flushed because of another one is posted again.
-const RETRIES: u32 = 3;
+pub(crate) const RETRIES: u32 = 3;
 
 /// Whether the device may use the MKey, and UMRs may name it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,24 +136,10 @@ impl Key {
         }
     }
 
-    /// A UMR: any if there is one, else the last. Both may be held under a chunk's lock. `None` if
-    /// there is no MR yet.
+    /// A UMR; `None` if there is no MR yet.
     fn umr(&self) -> Option<Umr> {
-        let mr = self.mr()?;
-        // SAFETY: By the type invariants. The second waits for whoever has it, and never fails.
-        unsafe {
-            let umrs = bindings::mlx5r_odp_umrs_of(mr.as_ptr());
-            Some(match NonNull::new(bindings::mlx5r_odp_umr_get(umrs)) {
-                Some(umr) => Umr {
-                    umr,
-                    is_last: false,
-                },
-                None => Umr {
-                    umr: NonNull::new_unchecked(bindings::mlx5r_odp_umr_get_last(umrs)),
-                    is_last: true,
-                },
-            })
-        }
+        // SAFETY: By the type invariants.
+        Some(unsafe { Umr::get(self.mr()?) })
     }
 
     /// Posts the UMR that writes `table`. `false` if the MKey is gone; if it is being revoked,
@@ -164,9 +154,7 @@ impl Key {
             true => xlt::len(table),
             false => xlt::fill(table, umr.mtts()).ok_or(EINVAL)?,
         };
-        let first = u64::try_from(table.first().0)?;
         let mr = self.mr().ok_or(EINVAL)?;
-        let mtts = u32::try_from(mtts)?;
         let mut gate = self.gate.lock();
         while *gate == Gate::Revoking {
             self.changed.wait(&mut gate);
@@ -174,10 +162,9 @@ impl Key {
         if *gate == Gate::Gone {
             return Ok(false);
         }
-        // SAFETY: The UMR is ours, and not under way.
-        kernel::error::to_result(unsafe {
-            bindings::mlx5r_odp_umr_post(umr.umr.as_ptr(), mr.as_ptr(), first, mtts, is_blank)
-        })?;
+        let (first, len) = (table.first().0 * xlt::MTT_LEN, mtts * xlt::MTT_LEN);
+        // SAFETY: By the type invariants.
+        unsafe { umr.post(mr, first, len, is_blank) }?;
         Ok(true)
     }
 
@@ -188,10 +175,8 @@ impl Key {
     /// `EAGAIN` if it was flushed because of another one; `EFAULT` if it failed.
     fn wait(&self, umr: &Umr) -> Result {
         let mr = self.mr().ok_or(EINVAL)?;
-        // SAFETY: The UMR is ours, and was posted.
-        kernel::error::to_result(unsafe {
-            bindings::mlx5r_odp_umr_wait(umr.umr.as_ptr(), mr.as_ptr())
-        })
+        // SAFETY: By the type invariants.
+        unsafe { umr.wait(mr) }
     }
 
     /// Revokes the MKey, once.
@@ -239,14 +224,83 @@ pub(crate) struct Umr {
 }
 
 impl Umr {
-    fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
-        // CAST: It is no more than a page's worth.
-        let len = bindings::MLX5R_ODP_UMR_MTTS as usize;
-        // SAFETY: The UMR is ours, and has so many MTTs, which are plain bytes.
+    /// Any if there is one, else the last. Both may be held under a chunk's lock.
+    ///
+    /// # Safety
+    ///
+    /// `mr` is live, and an ODP MR; its device outlives the value.
+    pub(crate) unsafe fn get(mr: NonNull<bindings::mlx5_ib_mr>) -> Self {
+        // SAFETY: By the safety requirements. The second waits for whoever has it, and never fails.
         unsafe {
-            let mtts = bindings::mlx5r_odp_umr_mtts(self.umr.as_ptr());
-            slice::from_raw_parts_mut(mtts.cast(), len)
+            let umrs = bindings::mlx5r_odp_umrs_of(mr.as_ptr());
+            match NonNull::new(bindings::mlx5r_odp_umr_get(umrs)) {
+                Some(umr) => Self {
+                    umr,
+                    is_last: false,
+                },
+                None => Self {
+                    umr: NonNull::new_unchecked(bindings::mlx5r_odp_umr_get_last(umrs)),
+                    is_last: true,
+                },
+            }
         }
+    }
+
+    /// What it writes.
+    pub(crate) fn xlt(&mut self) -> &mut [u8] {
+        // SAFETY: The UMR is ours, and has so many bytes.
+        unsafe {
+            let bytes = bindings::mlx5r_odp_umr_xlt(self.umr.as_ptr());
+            slice::from_raw_parts_mut(bytes.cast(), UMR_BYTES)
+        }
+    }
+
+    fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
+        let bytes = self.xlt();
+        // SAFETY: Plain bytes, and as many.
+        unsafe { slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / xlt::MTT_LEN) }
+    }
+
+    /// Posts it: it writes its first `len` bytes into the table of `mr`, from byte `first` on; or
+    /// MTTs that are not present.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mlx5r_umr_post`.
+    ///
+    /// # Safety
+    ///
+    /// It is not under way, and the MKey of `mr` is there until [`Umr::wait`] has returned, which has
+    /// to follow.
+    pub(crate) unsafe fn post(
+        &mut self,
+        mr: NonNull<bindings::mlx5_ib_mr>,
+        first: usize,
+        len: usize,
+        is_blank: bool,
+    ) -> Result {
+        let first = u64::try_from(first)?;
+        let len = u32::try_from(len)?;
+        // SAFETY: The UMR is ours; the rest by the safety requirements.
+        kernel::error::to_result(unsafe {
+            bindings::mlx5r_odp_umr_post(self.umr.as_ptr(), mr.as_ptr(), first, len, is_blank)
+        })
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if it was flushed because of another one; `EFAULT` if it failed.
+    ///
+    /// # Safety
+    ///
+    /// It was posted, about `mr`.
+    pub(crate) unsafe fn wait(&self, mr: NonNull<bindings::mlx5_ib_mr>) -> Result {
+        // SAFETY: The UMR is ours; the rest by the safety requirements.
+        kernel::error::to_result(unsafe {
+            bindings::mlx5r_odp_umr_wait(self.umr.as_ptr(), mr.as_ptr())
+        })
     }
 }
 

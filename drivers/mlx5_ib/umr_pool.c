@@ -17,7 +17,7 @@ struct mlx5r_odp_umr {
 	struct mlx5r_umr_wqe wqe;
 	struct mlx5r_odp_umrs *umrs;
 	struct mlx5r_odp_umr *next;
-	void *mtts;
+	void *xlt;
 	dma_addr_t dma;
 };
 
@@ -34,19 +34,17 @@ struct mlx5r_odp_umrs {
 	struct mlx5r_odp_umr all[NUM_UMRS + 1];
 };
 
-static_assert(MLX5R_ODP_UMR_MTTS * sizeof(struct mlx5_mtt) == SZ_4K);
-
 void mlx5r_odp_umrs_destroy(struct mlx5r_odp_umrs *umrs)
 {
 	struct device *ddev = &umrs->dev->mdev->pdev->dev;
 	int i;
 
 	for (i = 0; i <= NUM_UMRS; i++)
-		if (umrs->all[i].mtts)
-			dma_free_coherent(ddev, SZ_4K, umrs->all[i].mtts,
+		if (umrs->all[i].xlt)
+			dma_free_coherent(ddev, MLX5R_ODP_UMR_BYTES, umrs->all[i].xlt,
 					  umrs->all[i].dma);
 	if (umrs->blank)
-		dma_free_coherent(ddev, SZ_4K, umrs->blank, umrs->blank_dma);
+		dma_free_coherent(ddev, MLX5R_ODP_UMR_BYTES, umrs->blank, umrs->blank_dma);
 	mutex_destroy(&umrs->last);
 	kvfree(umrs);
 }
@@ -65,7 +63,7 @@ struct mlx5r_odp_umrs *mlx5r_odp_umrs_create(struct mlx5_ib_dev *dev)
 	mutex_init(&umrs->last);
 
 	/* Comes zeroed. */
-	umrs->blank = dma_alloc_coherent(ddev, SZ_4K, &umrs->blank_dma,
+	umrs->blank = dma_alloc_coherent(ddev, MLX5R_ODP_UMR_BYTES, &umrs->blank_dma,
 					 GFP_KERNEL);
 	if (!umrs->blank)
 		goto destroy;
@@ -73,9 +71,9 @@ struct mlx5r_odp_umrs *mlx5r_odp_umrs_create(struct mlx5_ib_dev *dev)
 		struct mlx5r_odp_umr *umr = &umrs->all[i];
 
 		umr->umrs = umrs;
-		umr->mtts = dma_alloc_coherent(ddev, SZ_4K, &umr->dma,
+		umr->xlt = dma_alloc_coherent(ddev, MLX5R_ODP_UMR_BYTES, &umr->dma,
 					       GFP_KERNEL);
-		if (!umr->mtts)
+		if (!umr->xlt)
 			goto destroy;
 		if (i < NUM_UMRS) {
 			umr->next = umrs->free;
@@ -121,19 +119,18 @@ void mlx5r_odp_umr_put(struct mlx5r_odp_umr *umr)
 	spin_unlock(&umrs->lock);
 }
 
-void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr)
+void *mlx5r_odp_umr_xlt(struct mlx5r_odp_umr *umr)
 {
-	return umr->mtts;
+	return umr->xlt;
 }
 
 int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr,
-		       u64 first, u32 mtts, bool blank)
+		       u64 first, u32 bytes, bool blank)
 {
-	u64 offset = first * sizeof(struct mlx5_mtt) / MLX5_IB_UMR_OCTOWORD;
+	u64 offset = first / MLX5_IB_UMR_OCTOWORD;
 	struct mlx5_wqe_umr_ctrl_seg *ctrl = &umr->wqe.ctrl_seg;
 	struct mlx5_wqe_data_seg *data = &umr->wqe.data_seg;
 	struct mlx5_ib_dev *dev = umr->umrs->dev;
-	u32 bytes = mtts * sizeof(struct mlx5_mtt);
 
 	/* Nothing of the MKey but its translations: the mask is 0. */
 	memset(&umr->wqe, 0, sizeof(umr->wqe));

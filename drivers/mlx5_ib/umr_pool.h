@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB */
 /*
- * UMRs that write MTTs, with buffers that are mapped for DMA once.
+ * UMRs that write translations, with buffers that are mapped for DMA once.
  *
  * A zap must not allocate, and waits for no other zap: when all are in use there
  * is a last one, which is held for as long as its UMR takes and no longer.
@@ -15,8 +15,8 @@ struct mlx5_ib_mr;
 struct mlx5r_odp_umr;
 struct mlx5r_odp_umrs;
 
-/* MTTs of one UMR: a page of them. */
-#define MLX5R_ODP_UMR_MTTS 512
+/* Of MTTs or KSMs: as much as a chunk has. */
+#define MLX5R_ODP_UMR_BYTES 4096
 
 struct mlx5r_odp_umrs *mlx5r_odp_umrs_create(struct mlx5_ib_dev *dev);
 /* No UMR is in use any more. */
@@ -29,15 +29,15 @@ struct mlx5r_odp_umr *mlx5r_odp_umr_get_last(struct mlx5r_odp_umrs *umrs);
 /* Either, when it is not under way. */
 void mlx5r_odp_umr_put(struct mlx5r_odp_umr *umr);
 
-/* The MLX5R_ODP_UMR_MTTS MTTs. */
-void *mlx5r_odp_umr_mtts(struct mlx5r_odp_umr *umr);
+/* The MLX5R_ODP_UMR_BYTES bytes that it writes. */
+void *mlx5r_odp_umr_xlt(struct mlx5r_odp_umr *umr);
 /*
- * Writes `mtts` of them, whole blocks, into the table of the MKey of `mr` from
- * MTT `first` on; mlx5r_odp_umr_wait() has to follow. If `blank`, MTTs that are not
+ * Writes `bytes` of them, whole blocks, into the table of the MKey of `mr` from
+ * byte `first` on; mlx5r_odp_umr_wait() has to follow. If `blank`, MTTs that are not
  * present are written instead.
  */
 int mlx5r_odp_umr_post(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr,
-		       u64 first, u32 mtts, bool blank);
+		       u64 first, u32 bytes, bool blank);
 /* -EAGAIN if it was flushed because of another one. */
 int mlx5r_odp_umr_wait(struct mlx5r_odp_umr *umr, struct mlx5_ib_mr *mr);
 

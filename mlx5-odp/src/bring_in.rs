@@ -23,6 +23,10 @@ pub const LATE: u32 = 50;
 pub enum NotIn {
     /// The access is invalid: resume with error.
     Invalid,
+    /// It is to be written, and may only be read: resume with error.
+    ReadOnly,
+    /// There is nothing to be brought in; no event is so.
+    Empty,
     /// The device could not be told: resume with error.
     Device,
     /// Out of tries: resume without error, the device will ask again.
@@ -64,6 +68,22 @@ pub struct BroughtIn {
     pub asked_again: bool,
 }
 
+impl BroughtIn {
+    /// No page.
+    pub(crate) const NOTHING: Self = Self {
+        base_pages: 0,
+        asked_again: true,
+    };
+
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            base_pages: self.base_pages + other.base_pages,
+            asked_again: self.asked_again && other.asked_again,
+        }
+    }
+}
+
 /// Brings the entries `indices` of `region` in.
 ///
 /// # Errors
@@ -81,6 +101,10 @@ pub fn bring_in<R: Region>(
     let mut scratch = region.scratch(pages).map_err(NotIn::Busy)?;
 
     for (at, slots) in placement.geometry.by_chunk(indices) {
+        // What the device does not wait for is not worth holding anybody up.
+        if asked.event.is_none() && region.is_closing() {
+            return Err(NotIn::Invalid);
+        }
         let mut window = Window {
             region,
             at,
@@ -88,7 +112,14 @@ pub fn bring_in<R: Region>(
             driver,
             scratch: &mut scratch,
         };
-        asked_again &= window.bring_in(asked)?;
+        let result = window.bring_in(asked);
+        match result {
+            // The device will ask again.
+            Err(NotIn::Busy(_)) if asked.event.is_some() => {}
+            Err(_) => region.tidy(at),
+            Ok(_) => {}
+        }
+        asked_again &= result?;
     }
     Ok(BroughtIn {
         base_pages: placement.base_pages(indices.len()),
@@ -116,7 +147,7 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
         let mut refused = false;
         let served = match asked.intent {
             // The MKey does not allow it; with read access the device would fault for ever.
-            Intent::Write if !writable => return Err(NotIn::Invalid),
+            Intent::Write if !writable => return Err(NotIn::ReadOnly),
             Intent::Write => self.retrying(Need::Write)?,
             Intent::Unknown if writable => match self.retrying(Need::Write)? {
                 None => {
@@ -128,7 +159,7 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
             Intent::Unknown | Intent::Read => self.retrying(Need::Read)?,
         };
         match served {
-            None => Err(NotIn::Invalid),
+            None => Err(NotIn::ReadOnly),
             Some(Served::New) => Ok(false),
             Some(Served::Nothing { given }) => {
                 Ok(writable && self.missed_again(asked, given, refused))
@@ -224,8 +255,9 @@ impl From<FaultError<MemoryError>> for Failed {
 ///
 /// # Errors
 ///
-/// [`NotIn::Invalid`] for memory in smaller pieces than the region's entries, [`NotIn::Device`] if
-/// the device did not take translations, [`NotIn::Busy`] for want of memory.
+/// [`NotIn::Invalid`] for memory in smaller pieces than the region's entries, or if the region is
+/// being destroyed, [`NotIn::Device`] if the device did not take translations, [`NotIn::Busy`] for
+/// want of memory.
 pub fn bring_in_present<R: Region>(
     region: &R,
     indices: Indices,
@@ -236,6 +268,9 @@ pub fn bring_in_present<R: Region>(
     let mut scratch = region.scratch(pages).map_err(NotIn::Busy)?;
 
     for (at, slots) in geometry.by_chunk(indices) {
+        if region.is_closing() {
+            return Err(NotIn::Invalid);
+        }
         if !occupied(at, slots) {
             continue;
         }
@@ -245,6 +280,9 @@ pub fn bring_in_present<R: Region>(
             .and_then(|chunk| {
                 hmm_abi::serve(&chunk, geometry, slots, Need::Snapshot, scratch.as_mut())
             });
+        if !matches!(result, Ok(Served::New)) {
+            region.tidy(at);
+        }
         match result {
             // It never will be as large as the entries.
             Err(FaultError::Fragmented) => return Err(NotIn::Invalid),

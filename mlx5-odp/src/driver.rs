@@ -5,6 +5,8 @@
 use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultError, PageFaultResume, WqeFault};
 
+use crate::found::Found;
+use crate::implicit::Implicit;
 use crate::region::{Pressure, Region};
 
 /// What the device is known to want.
@@ -47,7 +49,7 @@ pub enum Unsupported {
     SharedReceiveQueue,
     /// A memory window or another key that refers to keys.
     IndirectKey,
-    /// An implicit MR or a dma-buf.
+    /// A dma-buf.
     RegionKind,
     /// Send WQEs of this transport.
     Transport,
@@ -105,10 +107,17 @@ pub trait Queue {
     fn read_receive(&self, index: u16) -> Result<Self::Wqe, NoWqe>;
 }
 
+/// What a driver finds by a key.
+pub type FoundBy<'a, D> = Found<<D as Driver>::Region<'a>, <D as Driver>::Implicit<'a>>;
+
 /// The driver of one device.
 pub trait Driver {
     /// See [`Driver::region`].
     type Region<'a>: Region
+    where
+        Self: 'a;
+    /// See [`Driver::region`].
+    type Implicit<'a>: Implicit
     where
         Self: 'a;
     /// See [`Driver::queue`].
@@ -116,12 +125,13 @@ pub trait Driver {
     where
         Self: 'a;
 
-    /// Finds and holds the region of a key.
+    /// Finds and holds what a key leads to. An implicit MR is found by its own key and, in the memory
+    /// scheme, by those of its children and its null key.
     ///
     /// # Errors
     ///
     /// See [`NoRegion`].
-    fn region(&self, mkey: Mkey) -> Result<Self::Region<'_>, NoRegion>;
+    fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion>;
 
     /// Finds and holds the queue pair that a fault stalled; `None` if it is gone.
     fn queue(&self, fault: &WqeFault) -> Option<Self::Queue<'_>>;

@@ -8,11 +8,9 @@ mod wqe;
 
 use firmware_cmds::{Iova, Mkey, PageFault, PageFaultError};
 
-use hmm_abi::Indices;
-
-use crate::bring_in::{bring_in, Asked, NotIn};
-use crate::driver::{Driver, Intent, NoRegion, Report};
-use crate::region::Region;
+use crate::bring_in::{Asked, NotIn};
+use crate::driver::{Driver, FoundBy, Intent, NoRegion, Report};
+use crate::found::Extent;
 use crate::stall::Stall;
 
 /// Serves one event, by its number ([`crate::Event`]). Sleeps for as long as bringing the pages in takes.
@@ -53,7 +51,7 @@ fn answer<D: Driver>(driver: &D, stall: Stall<'_, D>, outcome: Result<(), NotIn>
             driver.gave_back(why);
             stall.go_on();
         }
-        Err(NotIn::Invalid | NotIn::Device) => stall.fail(),
+        Err(NotIn::Invalid | NotIn::ReadOnly | NotIn::Empty | NotIn::Device) => stall.fail(),
     }
 }
 
@@ -78,24 +76,24 @@ fn demand_all(
     Ok(())
 }
 
-/// Brings in `indices` of `region` because the device demanded it; a second pass for the same
-/// event is not counted. Returns whether the device could read all of them when it asked.
+/// Brings in `extent` because the device demanded it; a second pass for the same event is not
+/// counted. Returns whether the device could read all of it when it asked.
 fn demand<D: Driver>(
     driver: &D,
-    region: &impl Region,
-    indices: Indices,
+    found: &FoundBy<'_, D>,
+    extent: &Extent,
     asked: Asked,
 ) -> Result<bool, NotIn> {
-    match bring_in(region, indices, asked, driver) {
+    match found.bring_in(extent, asked, driver) {
         Ok(brought_in) => {
             if asked.event.is_some() {
-                region.count_fault(brought_in.base_pages);
+                found.count_fault(brought_in.base_pages);
             }
             Ok(brought_in.asked_again)
         }
         Err(error) => {
             if error == NotIn::Device {
-                driver.report(Report::Update(region.mkey()));
+                driver.report(Report::Update(found.mkey()));
             }
             Err(error)
         }
@@ -114,8 +112,8 @@ fn demand_of_key<D: Driver>(
     bytes: u64,
     asked: Asked,
 ) -> Result<bool, NotIn> {
-    let region = match driver.region(mkey) {
-        Ok(region) => region,
+    let found = match driver.region(mkey) {
+        Ok(found) => found,
         Err(NoRegion::NotOdp) => return Ok(true),
         Err(NoRegion::Stale) => return Err(NotIn::Invalid),
         Err(NoRegion::Unsupported(what)) => {
@@ -123,10 +121,7 @@ fn demand_of_key<D: Driver>(
             return Err(NotIn::Invalid);
         }
     };
-    let indices = region
-        .placement()
-        .exactly(at, bytes)
-        .ok_or(NotIn::Invalid)?;
+    let extent = found.exactly(at, bytes).ok_or(NotIn::Invalid)?;
 
-    demand(driver, &region, indices, asked)
+    demand(driver, &found, &extent, asked)
 }

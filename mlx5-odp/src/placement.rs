@@ -33,6 +33,14 @@ impl Placement {
         self.geometry.within(start, bytes)
     }
 
+    /// Whether an entry begins at `at`.
+    pub fn begins_entry(&self, at: Iova) -> bool {
+        let offset = at.get().wrapping_sub(self.iova.get());
+        // CAST: widens.
+        let address = (self.address as u64).wrapping_add(offset);
+        address.trailing_zeros() >= self.geometry.entry_shift()
+    }
+
     /// The entries behind `before` bytes ahead of `at`, and `bytes` from it, cut to the MR's
     /// pages: what the memory scheme asks for, which does not know where the MR ends. `None` if
     /// nothing is left.

@@ -3,9 +3,9 @@
 //! What the fault path needs of a memory region: a mirror with a key.
 
 use firmware_cmds::Mkey;
-use hmm_abi::{FaultChunk, HmmPfn, Store};
+use hmm_abi::{ChunkIndex, FaultChunk, HmmPfn, Slots, Store};
 
-use crate::Placement;
+use crate::{NotIn, Placement};
 
 /// Why no progress was possible for now. Never an error of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,20 @@ pub trait Region: Store<Chunk: FaultChunk<Error = MemoryError>> {
     ///
     /// [`Pressure::Memory`].
     fn scratch(&self, pages: usize) -> Result<Self::Scratch, Pressure>;
+
+    /// Says of slots of a chunk whether the process has memory there now: a guess, for a chunk that
+    /// does not exist to be worth making.
+    ///
+    /// # Errors
+    ///
+    /// [`NotIn::Invalid`] if the process is gone, [`NotIn::Busy`] for want of memory.
+    fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_, NotIn>;
+
+    /// A chunk that was made may have nothing in it: it can go, if that is so.
+    fn tidy(&self, at: ChunkIndex);
+
+    /// Whether the region's destruction waits for those who use it.
+    fn is_closing(&self) -> bool;
 
     /// Adds to the region's statistics: one handled fault that brought in `base_pages` pages of
     /// 4 KiB (`page_faults`, `page_faults_handled`).

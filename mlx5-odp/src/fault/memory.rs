@@ -7,7 +7,6 @@ use firmware_cmds::MemoryFault;
 use super::{answer, demand, demand_all};
 use crate::bring_in::{Asked, NotIn};
 use crate::driver::{Driver, Intent, NoRegion, Report};
-use crate::region::Region;
 use crate::stall::Stall;
 
 pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, number: u32, stall: Stall<'_, D>) {
@@ -22,8 +21,8 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, number: u32, sta
 }
 
 fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault, number: u32) -> Result<(), NotIn> {
-    let region = match driver.region(fault.mkey) {
-        Ok(region) => region,
+    let found = match driver.region(fault.mkey) {
+        Ok(found) => found,
         // Unlike in the transport scheme the key is the one that faulted, so it must be ours.
         Err(NoRegion::NotOdp | NoRegion::Stale) => return Err(NotIn::Invalid),
         Err(NoRegion::Unsupported(what)) => {
@@ -31,30 +30,29 @@ fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault, number: u32) -> R
             return Err(NotIn::Invalid);
         }
     };
-    let placement = region.placement();
-
     // The device does not know where the MR ends, nor what is mapped there.
-    let demanded = placement
-        .clamped(fault.va, 0, fault.demand_bytes())
+    let demanded = found
+        .clamped(fault.va, 0, fault.demand_bytes(), 0)
         .ok_or(NotIn::Invalid)?;
-    let window = placement.clamped(
+    let window = found.clamped(
         fault.va,
         fault.pre_demand_bytes(),
-        fault.demand_bytes() + fault.post_demand_bytes(),
+        fault.demand_bytes(),
+        fault.post_demand_bytes(),
     );
 
     // What surrounds the demanded pages is a suggestion, and may fail. It is asked for as one, with
     // the access of most of its pages: what is special about a page is for its own fault to find.
     let around = Asked {
-        intent: Intent::of(placement.writable),
+        intent: Intent::of(found.is_writable()),
         event: Some(number),
     };
     match window {
-        Some(window) if window != demanded && demand(driver, &region, window, around).is_ok() => {
+        Some(window) if window != demanded && demand(driver, &found, &window, around).is_ok() => {
             Ok(())
         }
         _ => demand_all(number, Intent::Unknown, |asked| {
-            demand(driver, &region, demanded, asked)
+            demand(driver, &found, &demanded, asked)
         }),
     }
 }

@@ -5,9 +5,8 @@
 use firmware_cmds::RdmaFault;
 
 use super::{answer, demand_all, demand_of_key};
-use crate::bring_in::{bring_in, Asked};
 use crate::driver::{Driver, Intent};
-use crate::region::Region;
+use crate::prefetch::{prefetch, Advice};
 use crate::stall::Stall;
 
 /// At most so many bytes are brought in that nobody has asked for yet.
@@ -22,7 +21,7 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall
 
     // A device that does not know how long the operation is says 0. The packet must be there for
     // it to get on; what follows is brought in when it runs again.
-    let (bytes, prefetch) = match rest {
+    let (bytes, ahead) = match rest {
         0 => (
             u32::from(fault.packet_length),
             fault.bytes_committed.min(MAX_PREFETCH),
@@ -38,15 +37,14 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall
     };
     answer(driver, stall, outcome);
 
-    if outcome.is_ok() && prefetch != 0 {
+    if outcome.is_ok() && ahead != 0 {
         // Nobody waits for this; if it cannot be had, the device will ask for it.
-        if let Ok(region) = driver.region(fault.r_key) {
-            let indices = region.placement().exactly(at, u64::from(prefetch));
-            let asked = Asked::by_nobody(intent);
-            let pages = indices.map(|indices| bring_in(&region, indices, asked, driver));
-            if let Some(Ok(brought_in)) = pages {
-                region.count_prefetch(brought_in.base_pages);
-            }
+        if let Ok(found) = driver.region(fault.r_key) {
+            let advice = match fault.fault_type.is_write() {
+                true => Advice::Write,
+                false => Advice::Read,
+            };
+            let _ = prefetch(&found, at, u64::from(ahead), advice, driver);
         }
     }
 }

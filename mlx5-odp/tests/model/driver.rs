@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use firmware_cmds::{Iova, Mkey, PageFault, PageFaultResume, WqeFault};
 use hmm_abi::{
-    release, Chunk, ChunkIndex, Device, Geometry, HmmPfn, LockedChunk, NotZapped, Store,
+    release, Chunk, ChunkIndex, Device, Geometry, HmmPfn, LockedChunk, NotZapped, Slots, Store,
 };
 use mlx5_odp::{
-    drain, serve, Driver, MemoryError, NoRegion, Placement, Pressure, Region, Report, Unsupported,
+    drain, serve, Driver, Found, FoundBy, MemoryError, NoRegion, NotIn, Placement, Pressure,
+    Region, Report, Unsupported,
 };
 
 use super::chunk::{Area, Ref};
 use super::device::Key;
+use super::implicit::{HeldParent, Parent};
 use super::memory::{Memory, Pages};
 use super::queue::{HeldQueue, ModelQueue};
 use super::world::{State, World};
@@ -27,6 +29,7 @@ const PAGE: usize = 1 << PAGE_SHIFT;
 pub(crate) struct Model {
     world: Arc<World>,
     mrs: Mutex<BTreeMap<u32, Arc<Mr>>>,
+    pub(crate) parents: Vec<Arc<Parent>>,
     pub(crate) queues: BTreeMap<u32, ModelQueue>,
     pub(crate) unsupported: BTreeMap<u32, Unsupported>,
 }
@@ -43,6 +46,8 @@ pub(crate) struct Mr {
     pub(crate) faults: AtomicU64,
     pub(crate) faults_handled: AtomicU64,
     pub(crate) prefetched: AtomicU64,
+    /// Chunks that may have nothing in them.
+    pub(crate) tidied: Mutex<Vec<ChunkIndex>>,
 }
 
 impl Model {
@@ -50,6 +55,7 @@ impl Model {
         Self {
             world: Arc::default(),
             mrs: Mutex::default(),
+            parents: Vec::new(),
             queues: BTreeMap::new(),
             unsupported: BTreeMap::new(),
         }
@@ -86,6 +92,7 @@ impl Model {
             faults: AtomicU64::new(0),
             faults_handled: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
+            tidied: Mutex::default(),
         };
         self.world().nic.keys.insert(mkey.get());
         self.mrs.lock().unwrap().insert(mkey.get(), Arc::new(mr));
@@ -181,6 +188,13 @@ impl Mr {
 /// A reference to a region.
 pub(crate) struct HeldMr(Arc<Mr>);
 
+impl HeldMr {
+    pub(crate) fn new(mr: &Arc<Mr>) -> Self {
+        mr.users.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(mr))
+    }
+}
+
 impl Drop for HeldMr {
     fn drop(&mut self) {
         self.0.users.fetch_sub(1, Ordering::Relaxed);
@@ -236,6 +250,18 @@ impl Region for HeldMr {
         Ok(vec![HmmPfn::EMPTY; pages])
     }
 
+    fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_, NotIn> {
+        Ok(|_, _| true)
+    }
+
+    fn tidy(&self, at: ChunkIndex) {
+        self.0.tidied.lock().unwrap().push(at);
+    }
+
+    fn is_closing(&self) -> bool {
+        !self.0.known.load(Ordering::Relaxed)
+    }
+
     fn count_fault(&self, base_pages: u64) {
         self.0.faults.fetch_add(base_pages, Ordering::Relaxed);
         self.0.faults_handled.fetch_add(1, Ordering::Relaxed);
@@ -248,19 +274,20 @@ impl Region for HeldMr {
 
 impl Driver for Model {
     type Region<'a> = HeldMr;
+    type Implicit<'a> = HeldParent<'a>;
     type Queue<'a> = HeldQueue<'a>;
 
-    fn region(&self, mkey: Mkey) -> Result<HeldMr, NoRegion> {
+    fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         if let Some(what) = self.unsupported.get(&mkey.get()) {
             return Err(NoRegion::Unsupported(*what));
+        }
+        if let Some(parent) = self.parents.iter().find(|parent| parent.has_key(mkey)) {
+            return Ok(Found::Implicit(HeldParent::new(self, parent)));
         }
         let mrs = self.mrs.lock().unwrap();
         let known = |mr: &&Arc<Mr>| mr.known.load(Ordering::Relaxed);
         match mrs.get(&mkey.get()).filter(known) {
-            Some(mr) => {
-                mr.users.fetch_add(1, Ordering::Relaxed);
-                Ok(HeldMr(Arc::clone(mr)))
-            }
+            Some(mr) => Ok(Found::Region(HeldMr::new(mr))),
             None => {
                 let same_index = |mr: &Arc<Mr>| mr.key.mkey.index() == mkey.index();
                 let stale = mrs.values().any(|mr| known(&mr) && same_index(mr));

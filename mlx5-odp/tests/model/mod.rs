@@ -6,6 +6,7 @@
 //! - [`memory`]: the process's page table and its frames. A frame is never used twice.
 //! - [`device`]: the translation tables, and the event queue.
 //! - [`chunk`]: a chunk of a mirror; its notifier.
+//! - [`implicit`]: implicit MRs, whose children are there for good.
 //! - [`driver`]: regions, queues, and what the fault path asks of the driver.
 //!
 //! For tests that follow a script, in one thread; what happens at the same time is for `tests/sim`.
@@ -16,6 +17,7 @@ pub(crate) mod chunk;
 pub(crate) mod device;
 pub(crate) mod driver;
 pub(crate) mod eq;
+pub(crate) mod implicit;
 pub(crate) mod memory;
 pub(crate) mod queue;
 pub(crate) mod world;

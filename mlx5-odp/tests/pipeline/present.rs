@@ -3,7 +3,7 @@
 //! What is in memory already is published before anybody asks.
 
 use hmm_abi::{ChunkIndex, PublishError, Slots, ATTEMPTS, WINDOW_PAGES};
-use mlx5_odp::{bring_in_present, Driver, MemoryError, NotIn, Pressure, Region};
+use mlx5_odp::{bring_in_present, Driver, Found, MemoryError, NotIn, Pressure, Region};
 
 use super::model::world::Walk;
 use super::*;
@@ -19,7 +19,9 @@ fn with_pages(pages: &[usize]) -> Model {
 
 /// Brings in what is present, in chunks that `occupied` picks.
 fn bring_in(model: &Model, occupied: impl FnMut(ChunkIndex, Slots) -> bool) -> Result<(), NotIn> {
-    let region = model.region(KEY).unwrap();
+    let Ok(Found::Region(region)) = model.region(KEY) else {
+        unreachable!("it is explicit");
+    };
     let all = region.placement().geometry.indices();
     bring_in_present(&region, all, occupied)
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
-use mlx5_odp::{Driver, NoRegion, NoWqe, Pressure, Queue, Report};
+use mlx5_odp::{Driver, Found, FoundBy, NoImplicit, NoRegion, NoWqe, Pressure, Queue, Report};
 
 use crate::adapter::Qp;
 use crate::task::Thread;
@@ -77,19 +77,25 @@ impl<'t> Driver for Adapter<'t> {
         = Mr<'t>
     where
         Self: 'a;
+    type Implicit<'a>
+        = NoImplicit<Mr<'t>>
+    where
+        Self: 'a;
     type Queue<'a>
         = HeldQp<'t>
     where
         Self: 'a;
 
-    fn region(&self, mkey: Mkey) -> Result<Mr<'t>, NoRegion> {
+    fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         self.0.step();
         let mirrors = self.0.sim.driver.mirrors.borrow();
         // What was registered last comes first.
         let mut known = mirrors.iter().rev().filter(|mirror| mirror.is_known());
         let same_index = |mirror: &&Rc<Mirror>| mirror.key().mkey.index() == mkey.index();
         match known.find(same_index) {
-            Some(mirror) if mirror.key().mkey == mkey => Ok(Mr::adopt(mirror, self.0)),
+            Some(mirror) if mirror.key().mkey == mkey => {
+                Ok(Found::Region(Mr::adopt(mirror, self.0)))
+            }
             Some(_) => Err(NoRegion::Stale),
             None => Err(NoRegion::NotOdp),
         }

@@ -39,7 +39,7 @@ fn expected(mutant: Mutant) -> (&'static [&'static str], u64) {
         Mutant::NoDirty => (&["a write is lost"], 200),
         Mutant::RecoveryByTheWaiterAlone => (&["it does not end", "a deadlock"], 400),
         Mutant::RecoveryThatReclaims => (&["lock order", "allocation in an invalidation"], 100),
-        Mutant::TidyThatSleeps => (&["sleeps where it must not"], 2000),
+        Mutant::TidyThatSleeps => (&["sleeps where it must not"], 20_000),
         Mutant::OpenWhileDestroyed => (&["the device is violated"], 2000),
         Mutant::OnePass => (&[], 0),
     }

@@ -147,8 +147,8 @@ impl<'t> Chunk<'t> {
         kept.is_retired
     }
 
-    /// After an invalidation: a chunk with nothing in it can go.
-    fn tidy(&self) {
+    /// A chunk with nothing in it can go: after an invalidation, or a fault that failed.
+    pub(crate) fn tidy(&self) {
         let mut locked = self.lock_it();
         let kept = locked.kept();
         if kept.book.is_idle() && !kept.is_queued && !kept.is_retired {

@@ -136,6 +136,13 @@ impl Mirror {
         Ok(chunk)
     }
 
+    /// Has a chunk go if it has nothing in it.
+    pub(crate) fn tidy(&self, thread: &Thread<'_>, at: ChunkIndex) {
+        if let Some(chunk) = self.find(thread, at) {
+            chunk.tidy();
+        }
+    }
+
     pub(crate) fn push_idle(&self, thread: &Thread<'_>, at: ChunkIndex) {
         self.idle.borrow_mut().push(at);
         thread.sim.tasks.wake(thread.sim.reap);

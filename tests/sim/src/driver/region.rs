@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use firmware_cmds::{AccessMode, Iova, Mkc, Mkey};
 use hmm_abi::{ChunkIndex, Geometry, HmmPfn, Need, Slots, Store};
-use mlx5_odp::{bring_in_present, MemoryError, Placement, Pressure, Region};
+use mlx5_odp::{bring_in_present, MemoryError, NotIn, Placement, Pressure, Region};
 
 use super::chunk::Chunk;
 use super::key::KeyData;
@@ -85,6 +85,30 @@ impl Region for Mr<'_> {
         }
     }
 
+    fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_, NotIn> {
+        let sim = self.thread.sim;
+        Ok(|at: ChunkIndex, slots: Slots| {
+            self.thread.step();
+            let span = self.placement().geometry.span_of_slots(at, slots);
+            let mut pages = span.start / PAGE..span.end / PAGE;
+            let mut memory = sim.memory.lock();
+            pages.any(|page| {
+                matches!(
+                    memory.walk(page, Need::Snapshot),
+                    crate::memory::Walked::Found { .. }
+                )
+            })
+        })
+    }
+
+    fn tidy(&self, at: ChunkIndex) {
+        self.mirror.tidy(self.thread, at);
+    }
+
+    fn is_closing(&self) -> bool {
+        !self.mirror.is_known()
+    }
+
     fn count_fault(&self, base_pages: u64) {
         self.thread.sim.coverage(|c| {
             c.faults += 1;
@@ -146,20 +170,10 @@ impl<'t> Thread<'t> {
             thread: self,
             is_held: false,
         };
-        let geometry = mirror.placement.geometry;
-        let occupied = |at: ChunkIndex, slots: Slots| {
-            self.step();
-            let span = geometry.span_of_slots(at, slots);
-            let mut pages = span.start / PAGE..span.end / PAGE;
-            let mut memory = sim.memory.lock();
-            pages.any(|page| {
-                matches!(
-                    memory.walk(page, Need::Snapshot),
-                    crate::memory::Walked::Found { .. }
-                )
-            })
-        };
-        if bring_in_present(&mr, geometry.indices(), occupied).is_err() {
+        let indices = mirror.placement.geometry.indices();
+        let brought_in =
+            (mr.occupancy()).and_then(|occupied| bring_in_present(&mr, indices, occupied));
+        if brought_in.is_err() {
             self.deregister(&mirror);
             return None;
         }
