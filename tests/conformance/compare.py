@@ -4,8 +4,8 @@
 
 usage: compare.py C.jsonl RUST.jsonl
 
-Both files hold the output of odp_bad_input, odp_kill, odp_srq and odp_fault_shapes. Prints a
-table of all cases and exits 1 if a case differs without being declared below, is missing on one
+Both files hold the output of odp_bad_input, odp_kill, odp_srq, odp_fault_shapes, odp_implicit
+and odp_advise. Prints a table of all cases and exits 1 if a case differs without being declared below, is missing on one
 side, tells nothing that could be compared, or was not ok on either side.
 """
 
@@ -37,6 +37,8 @@ BETTER = {
     "umr-delay-fault-during-invalidation": ({"local": "success", "local_qp": "RTS",
                                              "remote_qp": "RTS"}, 5),
 }
+# The same over an MR of all of the memory.
+BETTER |= {f"implicit-{case}": better for case, better in BETTER.items() if better[1] == 6}
 
 
 def load(path):

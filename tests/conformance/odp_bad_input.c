@@ -284,19 +284,29 @@ static void access_area(struct bench *b, const struct bad_case *c, struct ibv_mr
 	report_str(r, "effect", effect_of(b, c, r, wc.status == IBV_WC_SUCCESS));
 }
 
-static void run_case(struct bench *b, const struct bad_case *c)
+/* Whether it matters to the case only what memory there is, and not where the MR ends. */
+static bool fits_implicit(const struct bad_case *c)
+{
+	return c->verb != REGISTER_ONLY && !c->reg_off && c->reg_len == AREA &&
+	       c->op_off >= 0 && c->op_off + c->op_len <= AREA;
+}
+
+static void run_case(struct bench *b, const struct bad_case *c, bool implicit)
 {
 	int flags = c->access | IBV_ACCESS_ON_DEMAND;
+	size_t len = implicit ? SIZE_MAX : c->reg_len;
 	struct report r;
 	struct ibv_mr *mr;
+	char name[80];
 	uint8_t *addr;
 
 	report_begin(&r, "bad-input");
-	report_str(&r, "case", c->name);
+	snprintf(name, sizeof(name), "%s%s", implicit ? "implicit-" : "", c->name);
+	report_str(&r, "case", name);
 	prepare(b, c->memory);
 	addr = c->absolute ? (uint8_t *)c->reg_off : b->area + c->reg_off;
 	errno = 0;
-	mr = ibv_reg_mr(b->pair.dev->pd, addr, c->reg_len, flags);
+	mr = ibv_reg_mr(b->pair.dev->pd, implicit ? NULL : addr, len, flags);
 	report_str(&r, "errno", mr ? "0" : strerrorname_np(errno));
 	if (mr && c->verb != REGISTER_ONLY)
 		access_area(b, c, &mr, &r);
@@ -330,6 +340,7 @@ struct options {
 	const char *dev;
 	const char *only[MAX_ONLY];
 	unsigned int count;
+	bool implicit;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -344,6 +355,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			die("too many --case");
 		o->only[o->count++] = arg;
 		return 0;
+	case 'i': o->implicit = true; return 0;
 	case 'l':
 		for (i = 0; i < bad_cases_count; i++)
 			puts(bad_cases[i].name);
@@ -356,6 +368,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
 	{ "case", 'c', "NAME", 0, "Only this case, and others so named", 0 },
+	{ "implicit", 'i', NULL, 0, "Those of memory alone, with an MR over all of it", 0 },
 	{ "list", 'l', NULL, 0, "List the cases", 0 },
 	{ 0 },
 };
@@ -386,9 +399,10 @@ int main(int argc, char **argv)
 	device_open(&dev, o.dev);
 	bench_setup(&bench, &dev);
 	for (i = 0; i < bad_cases_count; i++)
-		if (wanted(bad_cases[i].name, &o))
-			run_case(&bench, &bad_cases[i]);
-	for (i = 0; i < bad_races_count; i++)
+		if (wanted(bad_cases[i].name, &o) &&
+		    (!o.implicit || fits_implicit(&bad_cases[i])))
+			run_case(&bench, &bad_cases[i], o.implicit);
+	for (i = 0; i < bad_races_count && !o.implicit; i++)
 		if (wanted(bad_races[i].name, &o))
 			bad_race_run(&bench.pair, &bad_races[i]);
 	pair_destroy(&bench.pair);

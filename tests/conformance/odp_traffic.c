@@ -19,7 +19,7 @@ struct options {
 	uint64_t size, op_size, seed, min_faults;
 	unsigned int depth, every, disturb;
 	double seconds, stall_s;
-	bool write, read;
+	bool write, read, implicit;
 };
 
 static unsigned int parse_disturb(char *list)
@@ -46,24 +46,22 @@ static void run_direction(struct device *dev, const struct options *o, int sourc
 	struct transfer t = {
 		.dev = dev, .dir = dir, .size = o->size, .op_size = o->op_size,
 		.seed = o->seed, .stall_s = o->stall_s, .source_fd = source_fd,
+		.implicit = o->implicit,
 	};
 	struct disturber d = {
 		.t = &t, .enabled = o->disturb, .every = o->every,
 		.seed = o->seed,
 	};
+	bool in_mib = o->size % (1 << 20) == 0;
 	struct counted before, after;
 	struct report r;
 	char name[64];
 	double start;
 	int kind;
 
-	snprintf(name, sizeof(name), "%s-%lluk%s", dir == DIR_WRITE ? "write" : "read",
-		 (unsigned long long)o->size >> 10, o->disturb ? "-disturb" : "");
-	if (o->size % (1 << 20) == 0)
-		snprintf(name, sizeof(name), "%s-%llum%s",
-			 dir == DIR_WRITE ? "write" : "read",
-			 (unsigned long long)o->size >> 20,
-			 o->disturb ? "-disturb" : "");
+	snprintf(name, sizeof(name), "%s-%llu%s%s%s", dir == DIR_WRITE ? "write" : "read",
+		 (unsigned long long)o->size >> (in_mib ? 20 : 10), in_mib ? "m" : "k",
+		 o->implicit ? "-implicit" : "", o->disturb ? "-disturb" : "");
 	report_begin(&r, name);
 	t.report = &r;
 
@@ -115,6 +113,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'x': o->disturb = parse_disturb(arg); return 0;
 	case 't': o->seconds = parse_size("--seconds", arg); return 0;
 	case 'e': o->every = parse_size("--every", arg); return 0;
+	case 'i': o->implicit = true; return 0;
 	case 'T': o->stall_s = parse_size("--stall", arg); return 0;
 	case 'D':
 		o->write = !strcmp(arg, "write") || !strcmp(arg, "both");
@@ -138,6 +137,7 @@ static const struct argp_option options[] = {
 	{ "seconds", 't', "S", 0, "Go on disturbing for S seconds per direction (0: until "
 	  "each disturbance was done 5 times)", 0 },
 	{ "every", 'e', "N", 0, "One disturbance per N operations (4)", 0 },
+	{ "implicit", 'i', NULL, 0, "One MR over all of the memory for each side", 0 },
 	{ "stall", 'T', "S", 0, "Longest time for one operation (30)", 0 },
 	{ 0 },
 };

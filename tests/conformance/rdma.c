@@ -369,6 +369,11 @@ struct ibv_mr *odp_mr(struct device *dev, void *addr, size_t length, int access)
 	return mr;
 }
 
+struct ibv_mr *implicit_mr(struct device *dev, int access)
+{
+	return odp_mr(dev, NULL, SIZE_MAX, access);
+}
+
 void region_open(struct region *region, struct device *dev, size_t len, int access)
 {
 	region->len = len;

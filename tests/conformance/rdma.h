@@ -104,5 +104,7 @@ void region_close(struct region *region);
 
 /* Registers with IBV_ACCESS_ON_DEMAND added; dies on failure. */
 struct ibv_mr *odp_mr(struct device *dev, void *addr, size_t length, int access);
+/* All of the process's memory, the same way. */
+struct ibv_mr *implicit_mr(struct device *dev, int access);
 
 #endif

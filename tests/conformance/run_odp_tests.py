@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
-"""Run rdma-core's RC ODP tests, unmodified, one JSON line each.
+"""Run rdma-core's ODP tests on RC and UD, unmodified, one JSON line each.
 
 With a software ConnectX the line tells the faults the device raised meanwhile, and a
 test that must fault but did not is a failure. Loads tests/test_odp.py alone: importing
@@ -18,7 +18,7 @@ import unittest
 import conformance
 
 # Name -> must it fault? The two atomic tests do not call madvise: their memory may
-# have been mapped in by the registration.
+# have been mapped in by the registration. What is prefetched is dropped before it is used.
 TESTS = {
     "test_odp_rc_traffic": True,
     "test_odp_rc_mixed_mr": True,
@@ -26,6 +26,14 @@ TESTS = {
     "test_odp_rc_rdma_write": True,
     "test_odp_rc_atomic_cmp_and_swp": False,
     "test_odp_rc_atomic_fetch_and_add": False,
+    "test_odp_ud_traffic": True,
+    "test_odp_implicit_rc_traffic": True,
+    "test_odp_sync_prefetch_rc_traffic": True,
+    "test_odp_async_prefetch_rc_traffic": True,
+    "test_odp_prefetch_sync_no_page_fault_rc_traffic": True,
+    "test_odp_prefetch_async_no_page_fault_rc_traffic": True,
+    "test_odp_implicit_sync_prefetch_rc_traffic": True,
+    "test_odp_implicit_async_prefetch_rc_traffic": True,
 }
 
 
@@ -43,12 +51,17 @@ def load(target, dev):
     return sys.modules["tests.test_odp"].OdpTestCase
 
 
-def run(case, dev, name, results):
-    """Runs one test."""
+def run(case, dev, name, results, delay_ms=0):
+    """Runs one test; of implicit MRs with messages that are late."""
     log = io.StringIO()
+    rule = None
+    if delay_ms and "implicit" in name:
+        rule = conformance.control(cmd="rule", add=f"message do=delay ms={delay_ms}")["id"]
     before, start = conformance.counters(dev), time.monotonic()
     outcome = unittest.TextTestRunner(stream=log, verbosity=0).run(case(name))
     seconds = time.monotonic() - start
+    if rule is not None:
+        conformance.control(cmd="remove-rule", id=rule)
     after = conformance.counters(dev)
     fields = {"seconds": round(seconds, 3), "faults": conformance.faults(before, after)}
     ok, state = outcome.wasSuccessful() and not outcome.skipped, "pass"
@@ -69,13 +82,16 @@ def main():
     parser.add_argument("--dev", required=True, help="RDMA device")
     parser.add_argument("--tests", default="/tmp/rdma-core",
                         help="where the unpacked tests are, or go (%(default)s)")
+    parser.add_argument("--delay-implicit", type=int, default=0, metavar="MS",
+                        help="in tests of implicit MRs the software ConnectX sends so late "
+                             "(c-driver.md, 14)")
     parser.add_argument("name", nargs="*", default=list(TESTS),
-                        help="tests of OdpTestCase (default: the RC tests)")
+                        help="tests of OdpTestCase (default: those on RC and UD)")
     args = parser.parse_args()
     case = load(conformance.unpack_tests(args.tests), args.dev)
     results = conformance.Results()
     for name in args.name:
-        run(case, args.dev, name, results)
+        run(case, args.dev, name, results, args.delay_implicit)
     sys.exit(results.status())
 
 

@@ -53,6 +53,8 @@ static struct ibv_mr *register_side(struct transfer *t, void *mem, int access, b
 {
 	struct ibv_mr *mr;
 
+	if (!pin && t->implicit)
+		return implicit_mr(t->dev, access);
 	if (!pin)
 		return odp_mr(t->dev, mem, t->size, access);
 	mr = ibv_reg_mr(t->dev->pd, mem, t->size, access);

@@ -42,6 +42,7 @@ struct transfer {
 	size_t ops, pages;
 	uint64_t seed;
 	double stall_s;			/* an operation may take this long */
+	bool implicit;			/* what is on demand is all of the memory */
 	int source_fd;			/* transfer_source() */
 
 	uint8_t *src, *dst;

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 """The suites of `cargo xtask test` beside the demo's tests, each in a machine of its own.
 
-  suites.py disturb N      ours disturbed for N seconds in each direction and scheme
+  suites.py disturb N      ours disturbed for N seconds in each direction and scheme; then with
+                           implicit MRs
   suites.py cases          bad input, kills, faults as a card may raise them, on the C driver
                            and on ours: compared case by case
   suites.py mixed          the distribution's mlx5_ib on our ib_core: the demo's traffic
@@ -39,8 +40,10 @@ def cases():
             with open(path, "w", encoding="utf-8") as keep, bed.Stack(name, scheme) as stack:
                 # Ours serves shared receive queues in the memory scheme only.
                 shared = [["odp_srq"]] if scheme == "memory" else []
-                for program, *options in (["odp_bad_input"], ["odp_kill"], *shared,
-                                          ["odp_fault_shapes", "--scheme", scheme]):
+                for program, *options in (["odp_bad_input"], ["odp_bad_input", "--implicit"],
+                                          ["odp_kill"], *shared,
+                                          ["odp_fault_shapes", "--scheme", scheme],
+                            ["odp_implicit"], ["odp_advise"]):
                     stack.lines(program, conformance.program(program), "--dev", stack.dev,
                                 *options, keep=keep)
         bed.emit("start", test=f"compare {scheme}")
@@ -57,6 +60,11 @@ def disturb(seconds):
         with bed.Stack("rust", scheme) as stack:
             stack.lines("disturbed", conformance.program("odp_traffic"), "--dev", stack.dev,
                         "--disturb", "--seconds", seconds)
+            stack.lines("implicit", conformance.program("odp_traffic"), "--dev", stack.dev,
+                        "--disturb", "--implicit")
+            # The C driver refuses valid accesses there, and updates a key that is revoked.
+            stack.lines("races", conformance.program("odp_implicit"), "--dev", stack.dev,
+                        "--races")
 
 
 def mixed():

@@ -95,9 +95,9 @@ fn suites() -> Vec<Suite> {
                 seed: Some(DISTURB_SEED),
                 ..Options::default()
             },
-            ..suite("disturb", &["disturb", DISTURB_SECONDS], 8)
+            ..suite("disturb", &["disturb", DISTURB_SECONDS], 15)
         },
-        suite("cases", &["cases"], 12),
+        suite("cases", &["cases"], 20),
         Suite {
             whole: &["mixed"],
             ..suite("mixed", &["mixed"], 6)
