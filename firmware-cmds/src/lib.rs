@@ -85,4 +85,4 @@ pub use mkc::{Access, AccessMode, LogPageSize, Mkc};
 pub use page_fault::{MemoryFault, PageFault, PageFaultError, RdmaFault, WqeFault, WqeFaultKind};
 pub use resume::{FaultToken, PageFaultResume, Scheme};
 pub use wire::{Error, Wire};
-pub use xlt::{Klm, Ksm, Mtt, MttAccess};
+pub use xlt::{Klm, Ksm, Mtt, MttAccess, Stride, StrideBlock};

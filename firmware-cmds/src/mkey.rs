@@ -3,10 +3,12 @@
 //! CREATE_MKEY, QUERY_MKEY and DESTROY_MKEY.
 //!
 //! Source: PRM "CREATE_MKEY", "QUERY_MKEY", "DESTROY_MKEY"; kernel
-//! `mlx5_ifc_{create,query,destroy}_mkey_{in,out}_bits`.
+//! `mlx5_ifc_{create,query,destroy}_mkey_{in,out}_bits`. Of a key over a umem, rdma-core's
+//! `tests/mlx5_prm_structs.py:CreateMkeyIn`: the kernel takes those two fields from user space as
+//! they are, and does not name them.
 
 use bitfield_struct::bitfield;
-use zerocopy::byteorder::big_endian::U32;
+use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::FromZeros;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -55,8 +57,12 @@ pub struct CreateMkeyInLayout {
     pub reserved_at_280: [u8; 16],
     /// Length of the translation list that follows, in octowords.
     pub translations_octword_actual_size: U32,
+    /// The umem object.
+    pub mkey_umem_id: U32,
+    /// Where in it the key's memory starts, in bytes.
+    pub mkey_umem_offset: U64,
     /// Reserved.
-    pub reserved_at_320: [u8; 172],
+    pub reserved_at_380: [u8; 160],
 }
 
 /// Input of CREATE_MKEY; the translation list follows it in the mailbox
@@ -73,8 +79,12 @@ pub struct CreateMkeyIn {
     pub data_direct: bool,
     /// Context of the new key.
     pub mkc: Mkc,
-    /// Length of the translation list that follows, in octowords.
+    /// Length of the translation list that follows, in octowords; of no meaning with a umem.
     pub translations_octword_actual_size: u32,
+    /// The umem object whose pages the key translates to.
+    pub mkey_umem_id: u32,
+    /// Where in it the key's memory starts, in bytes.
+    pub mkey_umem_offset: u64,
 }
 
 impl Wire for CreateMkeyIn {
@@ -91,6 +101,8 @@ impl Wire for CreateMkeyIn {
             data_direct: layout.flags.data_direct(),
             mkc: Mkc::decode(&layout.memory_key_mkey_entry)?,
             translations_octword_actual_size: layout.translations_octword_actual_size.get(),
+            mkey_umem_id: layout.mkey_umem_id.get(),
+            mkey_umem_offset: layout.mkey_umem_offset.get(),
         })
     }
 
@@ -103,6 +115,8 @@ impl Wire for CreateMkeyIn {
                 .with_data_direct(self.data_direct),
             memory_key_mkey_entry: self.mkc.encode(),
             translations_octword_actual_size: U32::new(self.translations_octword_actual_size),
+            mkey_umem_id: U32::new(self.mkey_umem_id),
+            mkey_umem_offset: U64::new(self.mkey_umem_offset),
             ..FromZeros::new_zeroed()
         }
     }

@@ -107,4 +107,6 @@ pub enum Error {
     WqeOpcode(u8),
     /// Inline data where only pointers may be.
     Inline,
+    /// What a translation entry that is no head of a strided block has in place of its mark.
+    StrideBlock(u32),
 }

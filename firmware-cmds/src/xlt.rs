@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Translation entries: MTT, KLM and KSM.
+//! Translation entries: MTT, KLM and KSM, and the strided block that a list of KLMs may hold.
 //!
 //! Source: PRM "Memory Translation Table", "KLM", "KSM"; kernel `mlx5_ifc_mtt_bits`,
-//! `struct mlx5_{mtt,klm,ksm}`, `MLX5_EN_RD`, `MLX5_EN_WR`.
+//! `struct mlx5_{mtt,klm,ksm}`, `MLX5_EN_RD`, `MLX5_EN_WR`,
+//! `struct mlx5_stride_block_{ctrl_seg,entry}`, `MLX5_STRIDE_BLOCK_OP`.
 
 use bitfield_struct::bitfield;
-use zerocopy::byteorder::big_endian::{U32, U64};
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::FromZeros;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -226,6 +227,122 @@ impl Wire for Ksm {
             key: U32::new(self.key.get()),
             va: U64::new(self.va.get()),
             ..FromZeros::new_zeroed()
+        }
+    }
+}
+
+/// Layout of the head of a strided block (`struct mlx5_stride_block_ctrl_seg`).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct StrideBlockLayout {
+    /// Bytes of one repetition.
+    pub bcount_per_cycle: U32,
+    /// [`StrideBlock::OP`], where a KLM has its key.
+    pub op: U32,
+    /// Repetitions.
+    pub repeat_count: U32,
+    /// Reserved.
+    pub rsvd: [u8; 2],
+    /// Entries that follow.
+    pub num_entries: U16,
+}
+
+/// Head of a strided block: takes the place of a KLM and says how often the entries behind it are
+/// gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct StrideBlock {
+    /// Bytes of one repetition: the sum of what its entries take.
+    pub bcount_per_cycle: u32,
+    /// Repetitions.
+    pub repeat_count: u32,
+    /// [`Stride`]s that follow.
+    pub num_entries: u16,
+}
+
+impl StrideBlock {
+    /// What tells it from a KLM: no such key is ever handed out.
+    pub const OP: u32 = 0x400;
+
+    /// Bytes that the block covers.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.bcount_per_cycle) * u64::from(self.repeat_count)
+    }
+}
+
+impl Wire for StrideBlock {
+    type Layout = StrideBlockLayout;
+
+    /// # Errors
+    ///
+    /// [`Error::StrideBlock`]: it is a KLM.
+    fn decode(layout: &StrideBlockLayout) -> Result<Self, Error> {
+        match layout.op.get() {
+            Self::OP => Ok(Self {
+                bcount_per_cycle: layout.bcount_per_cycle.get(),
+                repeat_count: layout.repeat_count.get(),
+                num_entries: layout.num_entries.get(),
+            }),
+            other => Err(Error::StrideBlock(other)),
+        }
+    }
+
+    fn encode(&self) -> StrideBlockLayout {
+        StrideBlockLayout {
+            bcount_per_cycle: U32::new(self.bcount_per_cycle),
+            op: U32::new(Self::OP),
+            repeat_count: U32::new(self.repeat_count),
+            num_entries: U16::new(self.num_entries),
+            ..FromZeros::new_zeroed()
+        }
+    }
+}
+
+/// Layout of an entry of a strided block (`struct mlx5_stride_block_entry`).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct StrideLayout {
+    /// Bytes from where one repetition starts to where the next does.
+    pub stride: U16,
+    /// Bytes of each repetition.
+    pub bcount: U16,
+    /// Key that translates further.
+    pub key: U32,
+    /// Where the first repetition starts in that key's space.
+    pub va: U64,
+}
+
+/// Entry of a strided block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Stride {
+    /// Bytes from where one repetition starts to where the next does.
+    pub stride: u16,
+    /// Bytes of each repetition.
+    pub bcount: u16,
+    /// Key that translates further.
+    pub key: Mkey,
+    /// Where the first repetition starts in that key's space.
+    pub va: Iova,
+}
+
+impl Wire for Stride {
+    type Layout = StrideLayout;
+
+    /// Every layout is accepted.
+    fn decode(layout: &StrideLayout) -> Result<Self, Error> {
+        Ok(Self {
+            stride: layout.stride.get(),
+            bcount: layout.bcount.get(),
+            key: Mkey::new(layout.key.get()),
+            va: Iova::new(layout.va.get()),
+        })
+    }
+
+    fn encode(&self) -> StrideLayout {
+        StrideLayout {
+            stride: U16::new(self.stride),
+            bcount: U16::new(self.bcount),
+            key: U32::new(self.key.get()),
+            va: U64::new(self.va.get()),
         }
     }
 }

@@ -13,7 +13,7 @@ use firmware_cmds::umr::UmrCtrlSeg;
 use firmware_cmds::wqe::{AtomicSeg, Av, BaseAv, CtrlSeg, DataSeg, RaddrSeg, SrqNextSeg, XrcSeg};
 use firmware_cmds::{
     CmdStatus, Eqe, EventType, FaultToken, Klm, Ksm, Mkc, Mtt, Opcode, PageFault, PageFaultResume,
-    Scheme, Wire,
+    Scheme, Stride, StrideBlock, Wire,
 };
 use ifc_oracle::{require_or_skip, Field, Layout, Oracle};
 use proptest::collection::vec;
@@ -253,6 +253,24 @@ fn translation_entries() {
     });
     agrees::<Ksm>(&oracle, "mlx5_ksm", &[], |ksm, bits| {
         u64::from(ksm.key.get()) == bits.get("key") && ksm.va.get() == bits.get("va")
+    });
+    let head = [0, 0, 0, 0x10, 0, 0, 4, 0];
+    agrees::<StrideBlock>(
+        &oracle,
+        "mlx5_stride_block_ctrl_seg",
+        &head,
+        |block, bits| {
+            u64::from(block.bcount_per_cycle) == bits.get("bcount_per_cycle")
+                && u64::from(StrideBlock::OP) == bits.get("op")
+                && u64::from(block.repeat_count) == bits.get("repeat_count")
+                && u64::from(block.num_entries) == bits.get("num_entries")
+        },
+    );
+    agrees::<Stride>(&oracle, "mlx5_stride_block_entry", &[], |stride, bits| {
+        u64::from(stride.stride) == bits.get("stride")
+            && u64::from(stride.bcount) == bits.get("bcount")
+            && u64::from(stride.key.get()) == bits.get("key")
+            && stride.va.get() == bits.get("va")
     });
 }
 

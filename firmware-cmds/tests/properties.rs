@@ -13,7 +13,7 @@ use firmware_cmds::wqe::{
 };
 use firmware_cmds::{
     Eqe, EventType, InHeader, Klm, Ksm, Mkc, Mkey, Mtt, OutHeader, PageFault, PageFaultResume,
-    Scheme, Wire,
+    Scheme, Stride, StrideBlock, Wire,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -79,6 +79,12 @@ proptest! {
         survives::<Mtt>(&bytes)?;
         survives::<Klm>(&bytes)?;
         survives::<Ksm>(&bytes)?;
+        survives::<Stride>(&bytes)?;
+        let mut block = bytes.clone();
+        if let Some(op) = block.get_mut(4..8) {
+            op.copy_from_slice(&StrideBlock::OP.to_be_bytes());
+        }
+        survives::<StrideBlock>(&block)?;
         survives::<Eqe>(&bytes)?;
         survives::<CtrlSeg>(&bytes)?;
         survives::<XrcSeg>(&bytes)?;

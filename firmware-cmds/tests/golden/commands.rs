@@ -147,6 +147,8 @@ fn create_mkey() {
         data_direct: false,
         mkc: mtt_mkc(),
         translations_octword_actual_size: 4,
+        mkey_umem_id: 0,
+        mkey_umem_offset: 0,
     };
     let mut bytes = hex("0200 0000 0000 0000  00000000 80000000");
     bytes.extend(hex(MTT_MKC));
@@ -157,10 +159,13 @@ fn create_mkey() {
     assert_eq!(CreateMkeyIn::LEN, 0x110);
 
     bytes[12] = 0x60;
+    bytes[100..112].copy_from_slice(&hex("00000abc 0123456789abc000"));
     let other = CreateMkeyIn {
         pg_access: false,
         mkey_umem_valid: true,
         data_direct: true,
+        mkey_umem_id: 0xabc,
+        mkey_umem_offset: 0x0123_4567_89ab_c000,
         ..create
     };
     golden(&other, &bytes);

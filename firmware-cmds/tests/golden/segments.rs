@@ -9,7 +9,7 @@ use firmware_cmds::wqe::{
 };
 use firmware_cmds::{
     DmaAddr, Error, Iova, Klm, Ksm, LogPageSize, Mkey, MkeyIndex, MkeyVariant, Mtt, MttAccess, Qpn,
-    Srqn, Wire, WqNumber,
+    Srqn, Stride, StrideBlock, Wire, WqNumber,
 };
 
 use crate::{golden, hex, ignores};
@@ -54,6 +54,29 @@ fn klm_and_ksm() {
     golden(&klm, &hex("80000001 00abcd5c 00007f1234567890"));
     golden(&Ksm { key, va }, &hex("00000000 00abcd5c 00007f1234567890"));
     ignores(&Ksm { key, va }, &hex("ffffffff 00abcd5c 00007f1234567890"));
+}
+
+#[test]
+fn strided_block() {
+    let block = StrideBlock {
+        bcount_per_cycle: 0x10,
+        repeat_count: 3,
+        num_entries: 2,
+    };
+    golden(&block, &hex("00000010 00000400 00000003 0000 0002"));
+    ignores(&block, &hex("00000010 00000400 00000003 ffff 0002"));
+    assert_eq!(block.bytes(), 0x30);
+    assert_eq!(
+        StrideBlock::parse(&hex("00000010 00abcd5c 00000003 0000 0002")),
+        Err(Error::StrideBlock(0x00ab_cd5c))
+    );
+    let stride = Stride {
+        stride: 10,
+        bcount: 8,
+        key: Mkey::new(0x00ab_cd5c),
+        va: Iova::new(0x0000_7f12_3456_7890),
+    };
+    golden(&stride, &hex("000a 0008 00abcd5c 00007f1234567890"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use firmware_cmds::page_fault::{self, FaultType};
 use firmware_cmds::umr::{MkeyMask, OCTOWORD, UMR_ALIGN};
 use firmware_cmds::wqe::{CompletionMode, FenceMode, WqeOpcode, DS_LEN, WQEBB_LEN};
 use firmware_cmds::{
-    AccessMode, CmdStatus, EventType, LogPageSize, Mkey, Opcode, Qpn, WqeFaultKind,
+    AccessMode, CmdStatus, EventType, LogPageSize, Mkey, Opcode, Qpn, StrideBlock, WqeFaultKind,
 };
 use ifc_oracle::{require_or_skip, Error, Oracle};
 
@@ -100,6 +100,7 @@ fn numbers_are_those_of_the_headers() -> Result<(), Error> {
             u64::from(LogPageSize::ADAPTER_PAGE.get()),
         ),
         ("MLX5_24BIT_MASK", u64::from(Qpn::ANY.get())),
+        ("MLX5_STRIDE_BLOCK_OP", u64::from(StrideBlock::OP)),
     ];
     for (name, ours) in numbers {
         assert_eq!(oracle.constant(name)?, ours, "{name}");

@@ -22,6 +22,11 @@ pub(crate) enum Is {
         &'static str,
         #[allow(dead_code, reason = "for the reader")] &'static str,
     ),
+    /// Somewhere within a reserved field, for the reason given.
+    Within(
+        &'static str,
+        #[allow(dead_code, reason = "for the reader")] &'static str,
+    ),
 }
 
 /// How the header says which bits of a field count.
@@ -189,7 +194,7 @@ fn check(
 ) -> Result<Vec<String>, ifc_oracle::Error> {
     let name = match leaf.is {
         Is::Same | Is::Struct(_) => leaf.name(),
-        Is::Named(name) | Is::Part(name, _) | Is::Over(name, _) => name,
+        Is::Named(name) | Is::Part(name, _) | Is::Over(name, _) | Is::Within(name, _) => name,
     };
     let mut wrong = Vec::new();
     let mut named = (0..seen.len()).filter(|at| relative(table, seen[*at].field) == name);
@@ -205,6 +210,16 @@ fn check(
         )]);
     };
     let field = seen[found].field;
+    if let Is::Within(..) = leaf.is {
+        let inside = field.offset <= span.offset && span.end() <= field.end();
+        if !inside || !field.is_reserved() {
+            wrong.push(format!(
+                "{}: not within a reserved {}",
+                leaf.path, field.path
+            ));
+        }
+        return Ok(wrong);
+    }
     let mut expect = |what: &str, ours: u64, theirs: u64| {
         if ours != theirs {
             wrong.push(format!(

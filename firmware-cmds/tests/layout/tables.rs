@@ -16,14 +16,17 @@ use firmware_cmds::wqe::{
     AtomicSegLayout, AvLayout, BaseAvLayout, CtrlSegLayout, DataSegLayout, InlineSegLayout,
     RaddrSegLayout, SrqNextSegLayout, XrcSegLayout,
 };
-use firmware_cmds::xlt::{KlmLayout, KsmLayout, MttLayout};
+use firmware_cmds::xlt::{KlmLayout, KsmLayout, MttLayout, StrideBlockLayout, StrideLayout};
 
-use crate::table::Is::{Named, Over, Part, Struct};
+use crate::table::Is::{Named, Over, Part, Struct, Within};
 use crate::table::Mask::{Bits, Constant};
 use crate::table::{table, Table};
 
 /// Why the header of a command has a uid where the kernel's struct has nothing.
 const UID: &str = "mlx5_core puts the uid there in every command that user space may issue";
+
+/// Why CREATE_MKEY has a umem where the kernel's struct has nothing.
+const UMEM: &str = "the kernel hands these on from user space as they are";
 
 /// Bits of the mask that select nothing.
 const UNKNOWN_MASK: u128 = (!MkeyMask::KNOWN) as u128;
@@ -45,7 +48,9 @@ fn commands() -> Vec<Table> {
             memory_key_mkey_entry => Struct("mlx5_ifc_mkc_bits"),
             reserved_at_280,
             translations_octword_actual_size,
-            reserved_at_320,
+            mkey_umem_id => Within("reserved_at_320", UMEM),
+            mkey_umem_offset => Within("reserved_at_320", UMEM),
+            reserved_at_380 => Within("reserved_at_320", UMEM),
         } unused ["klm_pas_mtt"];),
         table!(CreateMkeyOutLayout is "mlx5_ifc_create_mkey_out_bits" {
             header.status, header.reserved_at_8, header.syndrome,
@@ -162,6 +167,10 @@ fn memory_keys() -> Vec<Table> {
         } partly [("ptag", 0xfc)];),
         table!(KlmLayout is "mlx5_klm" { bcount, key, va }),
         table!(KsmLayout is "mlx5_ksm" { reserved, key, va }),
+        table!(StrideBlockLayout is "mlx5_stride_block_ctrl_seg" {
+            bcount_per_cycle, op, repeat_count, rsvd, num_entries,
+        }),
+        table!(StrideLayout is "mlx5_stride_block_entry" { stride, bcount, key, va }),
     ]
 }
 
