@@ -11,8 +11,8 @@
 //! - `page_request_disable`: it owns no pages of the host, so that nothing is left to give
 //!   back (`mlx5_core/pagealloc.c`).
 //! - No BlueFlame (`bf`, `log_max_sq`) and no DEVX (`log_max_uctx`): user space falls back to
-//!   doorbells of 8 bytes and to the verbs commands. No memory windows (`imaicl`): a UMR on a
-//!   user's QP, which binds them, is not modelled.
+//!   doorbells of 8 bytes and to the verbs commands.
+//! - Memory windows (`imaicl`), of both types.
 //! - `umr_*_disabled` clear, `fixed_buffer_size`, `null_mkey` and
 //!   `umr_extended_translation_offset` set: without them there is no ODP, or no implicit one
 //!   (`mlx5_ib/odp.c:internal_fill_odp_caps`).
@@ -49,6 +49,9 @@ pub const LOG_MAX_PD: u64 = 18;
 /// The same for XRC domains.
 pub const LOG_MAX_XRCD: u64 = 16;
 
+/// How many indirect MKeys (KLMs, KSMs) one behind the other may lead to memory.
+pub const MAX_INDIRECTION: u64 = 4;
+
 /// Rate of the device's free-running clock: it counts nanoseconds, as ConnectX-7's does.
 const CLOCK_KHZ: u64 = 1_000_000;
 
@@ -64,7 +67,7 @@ const GENERAL: &[(Field, u64)] = &[
     (general::LOG_MAX_EQ_SZ, 22),
     (general::LOG_MAX_MKEY, LOG_MAX_MKEY),
     (general::LOG_MAX_EQ, LOG_MAX_EQ),
-    (general::MAX_INDIRECTION, 4),
+    (general::MAX_INDIRECTION, MAX_INDIRECTION),
     (general::FIXED_BUFFER_SIZE, 1),
     (general::UMR_EXTENDED_TRANSLATION_OFFSET, 1),
     (general::NULL_MKEY, 1),
@@ -81,6 +84,7 @@ const GENERAL: &[(Field, u64)] = &[
     (general::ATOMIC, 1),
     (general::CQ_RESIZE, 1),
     (general::PG, 1),
+    (general::IMAICL, 1),
     (general::XRC, 1),
     (general::UD, 1),
     (general::UC, 1),

@@ -49,10 +49,14 @@ counters! {
     resumes_unknown,
     /// PAGE_FAULT_RESUME commands that repeat one for a stall of several events.
     resumes_repeated,
-    /// UMR WQEs executed.
+    /// UMR WQEs executed on the driver's UMR QP.
     umr_wqes,
     /// UMR WQEs that ended in a bind error: their MKey was destroyed or revoked.
     umr_bind_errors,
+    /// UMR WQEs on QPs of users: bindings of memory windows and layouts of indirect MKeys.
+    user_umr_wqes,
+    /// Those of them that were refused.
+    user_umr_errors,
     /// UMR WQEs that wrote translation entries.
     umr_xlt_updates,
     /// Translation entries that a UMR made valid, or gave another valid value.

@@ -144,6 +144,7 @@ layouts! {
         ATOMIC "atomic" @ 0x21e, 1;
         CQ_RESIZE "cq_resize" @ 0x221, 1;
         PG "pg" @ 0x227, 1;
+        IMAICL "imaicl" @ 0x231, 1;
         XRC "xrc" @ 0x23c, 1;
         UD "ud" @ 0x23d, 1;
         UC "uc" @ 0x23e, 1;

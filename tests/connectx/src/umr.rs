@@ -2,6 +2,13 @@
 
 //! UMR: changes an MKey's context and translation entries from a work queue.
 //!
+//! The driver's UMR QP may do so to every key. A user's QP binds memory windows with it, takes
+//! bindings back and lays out indirect keys (libmlx5 `qp.c:set_bind_wr`,
+//! `mlx5_send_wr_mkey_configure`): on keys of its own domain, and only on those that refer to other
+//! keys. MTTs are bus addresses, which a user must not choose. What a binding refers to is looked
+//! at by the accesses through it and not before, so that a window larger than its region is
+//! bound, and what lies beyond the region cannot be accessed.
+//!
 //! A UMR takes effect within one step of the device, and so does every access (see
 //! [`crate::transport::mover`]): when it completes, nothing is under way that used the
 //! old translation, and nothing will.
@@ -11,13 +18,12 @@ use std::fmt;
 
 use firmware_cmds::umr::{MkeyMask, UmrWqe, UmrXlt, UMR_ALIGN};
 use firmware_cmds::wqe::{DataSeg, SendTransport, SendWqe};
-use firmware_cmds::{AccessMode, LogPageSize, Mkc, Qpn};
+use firmware_cmds::{AccessMode, LogPageSize, Mkc, Pdn, Qpn};
 
 use crate::completion::syndrome;
 use crate::device::Device;
 use crate::guest::to_u64;
 use crate::mkey::{Access, MKey, Target, WalkError};
-use crate::qp::ServiceType;
 use crate::rules::points::UmrKind;
 use crate::transport::{Failure, Op, Outcome};
 
@@ -40,14 +46,28 @@ const SUPPORTED_MASK: MkeyMask = MkeyMask::new()
     .with_small_fence(true)
     .with_free(true);
 
+/// What a user's QP may change of it: not the domain.
+const USER_MASK: MkeyMask = SUPPORTED_MASK.with_pd(false);
+
 /// Flags of the UMR control segment without a meaning.
 const UNKNOWN_FLAGS: u8 = 0x07;
+
+/// Who posted a UMR.
+#[derive(Clone, Copy, Debug)]
+struct By {
+    /// On this QP.
+    qpn: Qpn,
+    /// A user, in this domain; otherwise the driver, on its QP for that.
+    user: Option<Pdn>,
+}
 
 /// What is wrong with a UMR.
 #[derive(Debug)]
 enum Refused {
     Malformed,
     UnknownMkey,
+    Domain,
+    Direct,
     Variant,
     NotEnabled,
     Free,
@@ -66,6 +86,17 @@ impl Refused {
     fn is_about_the_key(&self) -> bool {
         matches!(self, Self::UnknownMkey | Self::Variant | Self::Free)
     }
+
+    /// Syndrome of the completion. To a user all but a WQE that makes no sense is a binding that
+    /// failed.
+    fn syndrome(&self, by: By) -> u8 {
+        match self {
+            Self::Malformed | Self::UnknownFlags(_) => syndrome::LOCAL_QP_OP,
+            Self::List(_) | Self::Dma(_) if by.user.is_some() => syndrome::LOCAL_PROT,
+            _ if by.user.is_some() || self.is_about_the_key() => syndrome::MW_BIND,
+            _ => syndrome::LOCAL_QP_OP,
+        }
+    }
 }
 
 impl fmt::Display for Refused {
@@ -73,6 +104,8 @@ impl fmt::Display for Refused {
         match self {
             Self::Malformed => f.write_str("malformed"),
             Self::UnknownMkey => f.write_str("unknown MKey"),
+            Self::Domain => f.write_str("protection domain mismatch"),
+            Self::Direct => f.write_str("the MKey refers to no others"),
             Self::Variant => f.write_str("MKey variant mismatch"),
             Self::NotEnabled => f.write_str("UMR is not enabled for the MKey"),
             Self::Free => f.write_str("the MKey is free"),
@@ -91,32 +124,35 @@ impl fmt::Display for Refused {
 impl Device {
     /// Executes a UMR WQE.
     pub(crate) fn umr(&mut self, qpn: Qpn, op: &Op) -> Outcome {
-        if self.qps.get(qpn).map(|qp| qp.st) != Some(ServiceType::RegUmr) {
-            // Binding a memory window or invalidating a local key.
-            self.journal.note(format_args!(
-                "QP {qpn}: UMR on a user's QP is not supported"
-            ));
-            return Outcome::Failed(Failure::local(syndrome::MW_BIND));
+        let Some(qp) = self.qps.get(qpn) else {
+            return Outcome::Forgotten;
+        };
+        if qp.st.is_datagram() {
+            return Outcome::Failed(Failure::local(syndrome::LOCAL_QP_OP));
         }
-        self.counters.umr_wqes += 1;
-        if let Err(refused) = self.execute_umr(qpn, op) {
-            return self.refuse_umr(qpn, op, &refused);
+        let by = By { qpn, user: qp.pd() };
+        if by.user.is_some() {
+            self.counters.user_umr_wqes += 1;
+        } else {
+            self.counters.umr_wqes += 1;
+        }
+        if let Err(refused) = self.execute_umr(by, op) {
+            return self.refuse_umr(by, op, &refused);
         }
         Outcome::Done
     }
 
-    fn refuse_umr(&mut self, qpn: Qpn, op: &Op, refused: &Refused) -> Outcome {
-        self.violation(format_args!(
-            "UMR of MKey {} on QP {qpn}: {refused}",
-            op.request.ctrl.mkey()
-        ));
-        let syndrome = if refused.is_about_the_key() {
-            self.counters.umr_bind_errors += 1;
-            syndrome::MW_BIND
+    fn refuse_umr(&mut self, by: By, op: &Op, refused: &Refused) -> Outcome {
+        let (key, qpn) = (op.request.ctrl.mkey(), by.qpn);
+        let line = format!("UMR of MKey {key} on QP {qpn}: {refused}");
+        if by.user.is_some() {
+            self.journal.note(format_args!("{line}"));
+            self.counters.user_umr_errors += 1;
         } else {
-            syndrome::LOCAL_QP_OP
-        };
-        Outcome::Failed(Failure::local(syndrome))
+            self.violation(format_args!("{line}"));
+            self.counters.umr_bind_errors += u64::from(refused.is_about_the_key());
+        }
+        Outcome::Failed(Failure::local(refused.syndrome(by)))
     }
 
     /// What a UMR changes, for the rules; `None` if it makes no sense.
@@ -129,7 +165,11 @@ impl Device {
                 UmrKind::Enable
             });
         }
-        let list = self.list(&wqe).ok()?;
+        let driver = By {
+            qpn: wqe.ctrl.qpn,
+            user: None,
+        };
+        let list = self.list(driver, &wqe).ok()?;
         if list.is_empty() {
             return Some(UmrKind::Modify);
         }
@@ -140,24 +180,24 @@ impl Device {
     }
 
     /// The translation list of a UMR.
-    fn list<'a>(&self, wqe: &UmrWqe<'a>) -> Result<Cow<'a, [u8]>, Refused> {
+    fn list<'a>(&self, by: By, wqe: &UmrWqe<'a>) -> Result<Cow<'a, [u8]>, Refused> {
         Ok(match wqe.xlt {
             UmrXlt::None => Cow::Borrowed(&[]),
             UmrXlt::Inline(list) => Cow::Borrowed(list),
-            UmrXlt::Data(data) => Cow::Owned(self.fetch_list(&data, wqe.umr.xlt_bytes())?),
+            UmrXlt::Data(data) => Cow::Owned(self.fetch_list(by, &data, wqe.umr.xlt_bytes())?),
         })
     }
 
     /// Checks everything first: a UMR that is refused changes nothing.
-    fn execute_umr(&mut self, qpn: Qpn, op: &Op) -> Result<(), Refused> {
+    fn execute_umr(&mut self, by: By, op: &Op) -> Result<(), Refused> {
         let wqe = parse(op)?;
         let key = wqe.ctrl.mkey();
         let mkey = self
             .mkeys
             .get(key.index().get())
             .ok_or(Refused::UnknownMkey)?;
-        check(&wqe, mkey, qpn)?;
-        let list = self.list(&wqe)?;
+        check(&wqe, mkey, by)?;
+        let list = self.list(by, &wqe)?;
         let offset = wqe.umr.xlt_offset();
         let align = to_u64(UMR_ALIGN);
         if list.len() % UMR_ALIGN != 0 || offset.bytes() % align != 0 {
@@ -190,8 +230,9 @@ impl Device {
         Ok(())
     }
 
-    /// Reads a translation list from the driver's memory.
-    fn fetch_list(&self, data: &DataSeg, len: usize) -> Result<Vec<u8>, Refused> {
+    /// Reads a translation list from memory. That of a user must be there: a page fault on it is
+    /// an error of protection.
+    fn fetch_list(&self, by: By, data: &DataSeg, len: usize) -> Result<Vec<u8>, Refused> {
         if data.byte_count.bytes() < to_u64(len) {
             return Err(Refused::Malformed);
         }
@@ -200,8 +241,8 @@ impl Device {
             va: data.addr.get(),
             len: to_u64(len),
             access: Access::LocalRead,
-            pd: None,
-            qpn: None,
+            pd: by.user,
+            qpn: by.user.map(|_| by.qpn),
         };
         let mut extents = Vec::new();
         self.mkeys
@@ -227,12 +268,21 @@ fn parse(op: &Op) -> Result<UmrWqe<'_>, Refused> {
 }
 
 /// What a UMR must respect of its MKey, the translation table aside.
-fn check(wqe: &UmrWqe<'_>, mkey: &MKey, qpn: Qpn) -> Result<(), Refused> {
+fn check(wqe: &UmrWqe<'_>, mkey: &MKey, by: By) -> Result<(), Refused> {
     let (flags, mask) = (wqe.umr.flags, wqe.umr.mkey_mask);
+    let supported = match by.user {
+        None => SUPPORTED_MASK,
+        Some(_) => USER_MASK,
+    };
     let unknown_flags = flags.into_bits() & UNKNOWN_FLAGS;
-    let unknown_mask = mask.get() & !SUPPORTED_MASK.get();
+    let unknown_mask = mask.get() & !supported.get();
+    let indirect = matches!(mkey.mkc.access_mode, AccessMode::Klms | AccessMode::Ksm);
     if unknown_flags != 0 {
         Err(Refused::UnknownFlags(unknown_flags))
+    } else if by.user.is_some_and(|pd| pd != mkey.mkc.pd) {
+        Err(Refused::Domain)
+    } else if by.user.is_some() && !indirect {
+        Err(Refused::Direct)
     } else if unknown_mask != 0 {
         Err(Refused::UnknownMask(unknown_mask))
     } else if mkey.mkc.variant != wqe.ctrl.mkey().variant() && !mask.key() {
@@ -243,7 +293,7 @@ fn check(wqe: &UmrWqe<'_>, mkey: &MKey, qpn: Qpn) -> Result<(), Refused> {
         Err(Refused::Free)
     } else if flags.check_not_free() && !mkey.mkc.free {
         Err(Refused::NotFree)
-    } else if flags.check_qpn() && !mkey.belongs_to(Some(qpn)) {
+    } else if flags.check_qpn() && !mkey.belongs_to(Some(by.qpn)) {
         Err(Refused::OtherQp)
     } else {
         Ok(())

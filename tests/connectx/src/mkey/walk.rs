@@ -2,17 +2,19 @@
 
 //! The translation walk: from (MKey, virtual address) to IOVAs, or to the page that
 //! is missing, or to the rule that forbids the access.
+//!
+//! An indirect MKey (KLMs, KSMs) refers to others by their local keys. Its own rights say what a
+//! peer may do; of those below it the local rights count, so that a window may open to a peer
+//! what the region does not.
 
 use std::fmt;
 
-use firmware_cmds::{AccessMode, DmaAddr, Klm, Ksm, Mkey, Mtt, Pdn, Qpn, Wire};
+use firmware_cmds::{AccessMode, DmaAddr, Klm, Ksm, Mkey, Mtt, Pdn, Qpn, Stride, StrideBlock};
 use serde::Serialize;
 
 use super::{MKey, Mkeys, NULL_MKEY};
+use crate::caps::MAX_INDIRECTION;
 use crate::inspect::show;
-
-/// How deep MKeys may refer to MKeys: implicit MR, child, and one window above.
-const MAX_DEPTH: u32 = 4;
 
 /// What an access does, and from where it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +35,15 @@ impl Access {
     /// True if memory is written.
     pub fn writes(self) -> bool {
         !matches!(self, Self::LocalRead | Self::RemoteRead)
+    }
+
+    /// What it is to an MKey that an indirect one refers to.
+    fn below(self) -> Self {
+        if self.writes() {
+            Self::LocalWrite
+        } else {
+            Self::LocalRead
+        }
     }
 }
 
@@ -104,6 +115,8 @@ pub enum Denied {
     Table,
     /// MKeys refer to each other too deeply.
     Depth,
+    /// A KSM key, or what one of its entries refers to, does not start at a page of its size.
+    Unaligned,
 }
 
 impl fmt::Display for Denied {
@@ -118,6 +131,7 @@ impl fmt::Display for Denied {
             Self::Range => "out of range",
             Self::Table => "beyond the translation table",
             Self::Depth => "MKeys nested too deeply",
+            Self::Unaligned => "KSM not aligned to its page size",
         })
     }
 }
@@ -179,10 +193,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn mkey(&mut self, key: Mkey, va: u64, len: u64, depth: u32) -> Result<(), WalkError> {
-        if depth == MAX_DEPTH {
-            return Err(Denied::Depth.into());
-        }
+    /// Resolves `len` bytes from `va` on behind `key`, which `depth` indirect MKeys led to.
+    fn mkey(&mut self, key: Mkey, va: u64, len: u64, depth: u64) -> Result<(), WalkError> {
         if key == NULL_MKEY {
             return Err(WalkError::Missing(Missing {
                 key,
@@ -199,7 +211,12 @@ impl Walk<'_> {
         if !mkey.belongs_to(self.qpn) {
             return Err(Denied::Qpn.into());
         }
-        if !mkey.allows(self.access) {
+        let access = if depth == 0 {
+            self.access
+        } else {
+            self.access.below()
+        };
+        if !mkey.allows(access) {
             return Err(Denied::Permission.into());
         }
         if !mkey.covers(va, len) {
@@ -212,6 +229,9 @@ impl Walk<'_> {
                 Ok(())
             }
             AccessMode::Mtt => self.mtts(mkey, key, va, len),
+            AccessMode::Ksm | AccessMode::Klms if depth == MAX_INDIRECTION => {
+                Err(Denied::Depth.into())
+            }
             AccessMode::Ksm => self.ksms(mkey, va, len, depth),
             AccessMode::Klms => self.klms(mkey, va, len, depth),
             AccessMode::SwIcm | AccessMode::Memic | AccessMode::Crossing => {
@@ -275,7 +295,10 @@ impl Walk<'_> {
         last
     }
 
-    fn ksms(&mut self, mkey: &MKey, va: u64, len: u64, depth: u32) -> Result<(), WalkError> {
+    fn ksms(&mut self, mkey: &MKey, va: u64, len: u64, depth: u64) -> Result<(), WalkError> {
+        if mkey.start() & mkey.page_mask() != 0 {
+            return Err(Denied::Unaligned.into());
+        }
         let end = va + (len - 1);
         let mut at = va;
         loop {
@@ -283,10 +306,13 @@ impl Walk<'_> {
             let index = offset >> mkey.log_page_size();
             let within = offset & mkey.page_mask();
             let entry: Ksm = mkey.xlt.entry(index).ok_or(Denied::Table)?;
+            if entry.va.get() & mkey.page_mask() != 0 {
+                return Err(Denied::Unaligned.into());
+            }
             let left = end - at;
             let room = mkey.page_mask() - within;
             let piece = left.min(room) + 1;
-            let target = entry.va.get().wrapping_add(within);
+            let target = entry.va.get() | within;
             self.mkey(entry.key, target, piece, depth + 1)?;
             if self.done == self.limit || left <= room {
                 return Ok(());
@@ -295,30 +321,75 @@ impl Walk<'_> {
         }
     }
 
-    fn klms(&mut self, mkey: &MKey, va: u64, len: u64, depth: u32) -> Result<(), WalkError> {
+    /// A list of KLMs, in which strided blocks may stand.
+    fn klms(&mut self, mkey: &MKey, va: u64, len: u64, depth: u64) -> Result<(), WalkError> {
         let mut skip = va - mkey.start();
         let mut left = len;
-        for index in 0..mkey.xlt.capacity(Klm::LEN) {
-            let entry: Klm = mkey.xlt.entry(index).ok_or(Denied::Table)?;
-            let size = u64::from(entry.bcount);
-            if skip >= size {
-                skip -= size;
-                continue;
+        let mut index = 0;
+        while let Some(entry) = mkey.xlt.entry::<Klm>(index) {
+            let block = mkey.xlt.entry::<StrideBlock>(index);
+            index += 1;
+            let size = match &block {
+                Some(block) => block.bytes(),
+                None => u64::from(entry.bcount),
+            };
+            let piece = left.min(size.saturating_sub(skip));
+            if piece > 0 {
+                match &block {
+                    Some(block) => self.strides(mkey, index, block, skip, piece, depth)?,
+                    None => {
+                        let target = entry.va.get().wrapping_add(skip);
+                        self.mkey(entry.key, target, piece, depth + 1)?;
+                    }
+                }
+                left -= piece;
             }
-            let piece = left.min(size - skip);
-            self.mkey(
-                entry.key,
-                entry.va.get().wrapping_add(skip),
-                piece,
-                depth + 1,
-            )?;
-            left -= piece;
             if left == 0 || self.done == self.limit {
                 return Ok(());
             }
-            skip = 0;
+            skip = skip.saturating_sub(size);
+            index += block.map_or(0, |block| u64::from(block.num_entries));
         }
         Err(Denied::Table.into())
+    }
+
+    /// Bytes `skip..skip + left` of a strided block whose entries start at index `first`.
+    fn strides(
+        &mut self,
+        mkey: &MKey,
+        first: u64,
+        block: &StrideBlock,
+        skip: u64,
+        mut left: u64,
+        depth: u64,
+    ) -> Result<(), WalkError> {
+        let cycle = u64::from(block.bcount_per_cycle);
+        let mut repetition = skip / cycle;
+        let mut skip = skip % cycle;
+        while left > 0 {
+            let before = left;
+            for index in first..first + u64::from(block.num_entries) {
+                let entry: Stride = mkey.xlt.entry(index).ok_or(Denied::Table)?;
+                let size = u64::from(entry.bcount);
+                let piece = left.min(size.saturating_sub(skip));
+                if piece > 0 {
+                    let start = u64::from(entry.stride).wrapping_mul(repetition);
+                    let target = entry.va.get().wrapping_add(start).wrapping_add(skip);
+                    self.mkey(entry.key, target, piece, depth + 1)?;
+                    left -= piece;
+                }
+                skip = skip.saturating_sub(size);
+                if left == 0 || self.done == self.limit {
+                    return Ok(());
+                }
+            }
+            // The entries hold less than a repetition is said to have.
+            if before == left || skip > 0 {
+                return Err(Denied::Table.into());
+            }
+            repetition += 1;
+        }
+        Ok(())
     }
 
     fn push(&mut self, key: Mkey, va: u64, iova: DmaAddr, len: u64) {

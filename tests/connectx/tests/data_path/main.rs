@@ -16,4 +16,5 @@ mod shared_receive;
 mod stress;
 mod umr;
 mod walk;
+mod windows;
 mod world;

@@ -23,8 +23,8 @@ use firmware_cmds::{
 };
 
 pub(crate) use srq::TestSrq;
-pub(crate) use wqe::{address, atomic, ctrl, data, inline, mtt, raddr, xrc};
-use wqe::{emit, terminator};
+use wqe::terminator;
+pub(crate) use wqe::{address, atomic, ctrl, data, emit, inline, mtt, raddr, xrc};
 
 /// Guest memory of a rig.
 const MEMORY: u64 = 256 << 20;

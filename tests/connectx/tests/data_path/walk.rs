@@ -5,7 +5,7 @@
 use connectx::mkey::{Access, Denied, Extent, MKey, Missing, Mkeys, Target, WalkError, NULL_MKEY};
 use firmware_cmds::{
     Access as Rights, AccessMode, Klm, Ksm, LogPageSize, Mkc, Mkey, MkeyIndex, MkeyVariant, Mtt,
-    MttAccess, Pdn, Qpn, Wire,
+    MttAccess, Pdn, Qpn, Stride, StrideBlock, Wire,
 };
 
 use crate::rig::mtt;
@@ -251,6 +251,138 @@ fn klm_list() {
         resolve(&mkeys, key, 0x48, 0x18),
         Ok(vec![(0x5108, 8), (0x5800, 0x10)])
     );
+}
+
+#[test]
+fn strided_blocks() {
+    let mut mkeys = Mkeys::default();
+    let a = add(
+        &mut mkeys,
+        mkc(AccessMode::Mtt, 0, 0x1000, 12, 1),
+        &[mtt(0x5000, RW)],
+    );
+    // 4 KLM-sized entries: a KLM of 8 bytes, a block of 3 times (4 + 2) bytes.
+    let block = |per_cycle| {
+        let mut bytes = vec![0; 64];
+        let klm = Klm {
+            bcount: 8,
+            key: a,
+            va: firmware_cmds::Iova::new(0x800),
+        };
+        let head = StrideBlock {
+            bcount_per_cycle: per_cycle,
+            repeat_count: 3,
+            num_entries: 2,
+        };
+        let entry = |bcount, stride, va| Stride {
+            stride,
+            bcount,
+            key: a,
+            va: firmware_cmds::Iova::new(va),
+        };
+        klm.emit(&mut bytes[..16]).unwrap();
+        head.emit(&mut bytes[16..32]).unwrap();
+        entry(4, 0x10, 0x100).emit(&mut bytes[32..48]).unwrap();
+        entry(2, 0x20, 0x400).emit(&mut bytes[48..]).unwrap();
+        bytes
+    };
+    let mut of = |per_cycle| {
+        let mut mkey = MKey::new(mkc(AccessMode::Klms, 0, 26, 0, 4));
+        mkey.xlt.write(0, &block(per_cycle));
+        let index = mkeys.insert(mkey).unwrap();
+        Mkey::from_parts(MkeyIndex::new(index).unwrap(), MkeyVariant::new(3))
+    };
+    let (key, short) = (of(6), of(7));
+    assert_eq!(
+        resolve(&mkeys, key, 4, 22),
+        Ok(vec![
+            (0x5804, 4),
+            (0x5100, 4),
+            (0x5400, 2),
+            (0x5110, 4),
+            (0x5420, 2),
+            (0x5120, 4),
+            (0x5440, 2),
+        ])
+    );
+    // From the middle of the second repetition on.
+    assert_eq!(
+        resolve(&mkeys, key, 8 + 6 + 3, 4),
+        Ok(vec![(0x5113, 1), (0x5420, 2), (0x5120, 1)])
+    );
+    // Entries that hold less than a repetition is said to have.
+    assert_eq!(
+        resolve(&mkeys, short, 8 + 6, 1),
+        Err(WalkError::Denied(Denied::Table))
+    );
+}
+
+#[test]
+fn below_an_indirect_key_the_local_rights_count() {
+    let mut mkeys = Mkeys::default();
+    let mut context = mkc(AccessMode::Mtt, 0, 0x1000, 12, 1);
+    context.access = Rights {
+        local_read: true,
+        ..Rights::default()
+    };
+    let a = add(&mut mkeys, context, &[mtt(0x5000, RW)]);
+    let klm = Klm {
+        bcount: 0x1000,
+        key: a,
+        va: firmware_cmds::Iova::new(0),
+    };
+    let mut parent = mkc(AccessMode::Klms, 0, 0x1000, 0, 1);
+    parent.access.local_read = false;
+    let key = add(&mut mkeys, parent, &[klm]);
+    let denied = Err(WalkError::Denied(Denied::Permission));
+    assert!(resolve_as(&mkeys, key, 0, 8, Access::RemoteRead).is_ok());
+    assert_eq!(resolve_as(&mkeys, key, 0, 8, Access::RemoteWrite), denied);
+    assert_eq!(resolve_as(&mkeys, key, 0, 8, Access::Atomic), denied);
+    assert_eq!(resolve_as(&mkeys, key, 0, 8, Access::LocalRead), denied);
+    assert_eq!(resolve_as(&mkeys, a, 0, 8, Access::RemoteRead), denied);
+}
+
+#[test]
+fn a_ksm_that_is_not_aligned_is_refused() {
+    let mut mkeys = Mkeys::default();
+    let context = mkc(AccessMode::Mtt, 0, 0x4000, 12, 2);
+    let list: Vec<_> = (5..9).map(|n| mtt(n << 12, RW)).collect();
+    let a = add(&mut mkeys, context, &list);
+    let mut try_at = |start, va| {
+        let entry = Ksm {
+            key: a,
+            va: firmware_cmds::Iova::new(va),
+        };
+        let parent = mkc(AccessMode::Ksm, start, 0x2000, 13, 1);
+        let key = add(&mut mkeys, parent, &[entry]);
+        resolve(&mkeys, key, start + 0x1008, 8)
+    };
+    let denied = Err(WalkError::Denied(Denied::Unaligned));
+    assert_eq!(try_at(0x8000, 0x2000), Ok(vec![(0x8008, 8)]));
+    // Of the parent, of what it refers to: as pages of 4 KiB they would be aligned.
+    assert_eq!(try_at(0x9000, 0x2000), denied);
+    assert_eq!(try_at(0x8000, 0x1000), denied);
+}
+
+#[test]
+fn as_many_indirect_keys_as_the_capabilities_say() {
+    let mut mkeys = Mkeys::default();
+    let context = mkc(AccessMode::Mtt, 0, 0x1000, 12, 1);
+    let mut key = add(&mut mkeys, context, &[mtt(0x5000, RW)]);
+    for depth in 1..=5 {
+        let klm = Klm {
+            bcount: 0x1000,
+            key,
+            va: firmware_cmds::Iova::new(0),
+        };
+        key = add(&mut mkeys, mkc(AccessMode::Klms, 0, 0x1000, 0, 1), &[klm]);
+        let expected = if depth <= connectx::caps::MAX_INDIRECTION {
+            Ok(vec![(0x5010, 8)])
+        } else {
+            Err(WalkError::Denied(Denied::Depth))
+        };
+        assert_eq!(resolve(&mkeys, key, 0x10, 8), expected, "{depth}");
+    }
 }
 
 #[test]
