@@ -48,6 +48,11 @@ enum Stream {
 }
 
 impl Work {
+    /// Whether it is a completion of this QP.
+    pub(crate) fn completes(&self, qpn: Qpn) -> bool {
+        matches!(self, Self::Completion(_, cqe, _) if cqe.qpn == qpn)
+    }
+
     fn stream(&self) -> Stream {
         match self {
             Self::Command(slot, _) => Stream::Command(*slot),
@@ -132,6 +137,18 @@ impl Agenda {
     pub(crate) fn forget(&mut self, forget: impl Fn(&Work) -> bool) {
         self.due.retain(|work| !forget(work));
         self.later.retain(|_, work| !forget(work));
+    }
+
+    /// Whether a completion of this QP may be written now and is not yet.
+    pub(crate) fn has_completion(&self, qpn: Qpn) -> bool {
+        self.due.iter().any(|work| work.completes(qpn))
+    }
+
+    /// When the last completion of this QP becomes due, if one is put off.
+    pub(crate) fn completions_until(&self, qpn: Qpn) -> Option<Duration> {
+        let mut latest_first = self.later.iter().rev();
+        let last = latest_first.find(|(_, work)| work.completes(qpn));
+        last.map(|(&(at, _), _)| at)
     }
 
     /// When the next work becomes due that is not yet.

@@ -3,6 +3,7 @@
 //! Completion queues (`mlx5_ib/cq.c`, libmlx5 `cq.c`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use firmware_cmds::{Cqn, DmaAddr, Eqe, Eqn, Qpn, Uar};
 use serde::Serialize;
@@ -293,15 +294,37 @@ impl Device {
     pub fn push_cqe(&mut self, cqn: Cqn, cqe: &Cqe) {
         let completion = |corrupt| Work::Completion(cqn, *cqe, corrupt);
         match self.rule::<rules::Completion>(&(cqn, *cqe)) {
-            None => self.report(completion(None)),
+            None => self.complete_in_order(cqe.qpn, Duration::ZERO, completion(None)),
             Some((_, EntryAct::Drop {})) => {}
             Some((_, EntryAct::Duplicate {})) => {
-                self.report(completion(None));
-                self.report(completion(None));
+                self.complete_in_order(cqe.qpn, Duration::ZERO, completion(None));
+                self.complete_in_order(cqe.qpn, Duration::ZERO, completion(None));
             }
-            Some((_, EntryAct::Corrupt(corrupt))) => self.report(completion(Some(corrupt))),
-            Some((_, EntryAct::Delay(Delay(delay)))) => self.after(delay, completion(None)),
+            Some((_, EntryAct::Corrupt(corrupt))) => {
+                self.complete_in_order(cqe.qpn, Duration::ZERO, completion(Some(corrupt)));
+            }
+            Some((_, EntryAct::Delay(Delay(delay)))) => {
+                self.complete_in_order(cqe.qpn, delay, completion(None));
+            }
             Some((rule, EntryAct::Hold(hold))) => self.hold(rule, hold, completion(None)),
+        }
+    }
+
+    /// Reports a completion of a QP after `delay`, but not before those that come before it and
+    /// that a rule delays or holds back.
+    fn complete_in_order(&mut self, qpn: Qpn, delay: Duration, work: Work) {
+        let Err(work) = self.hold_behind(qpn, work) else {
+            return;
+        };
+        let before = self.agenda.completions_until(qpn);
+        if before.is_some() || !delay.is_zero() {
+            let at = self.now.saturating_add(delay);
+            self.agenda
+                .put_off(before.map_or(at, |before| before.max(at)), work);
+        } else if self.agenda.has_completion(qpn) {
+            self.agenda.add(work);
+        } else {
+            self.report(work);
         }
     }
 

@@ -2,6 +2,7 @@
 
 //! What rules hold back, and its release.
 
+use firmware_cmds::Qpn;
 use serde::Serialize;
 
 use super::words::Hold;
@@ -30,6 +31,18 @@ impl Held {
         self.release_if(|waiting| waiting.rule == rule);
     }
 
+    /// Holds a completion of a QP back with the one before it, if that is held; otherwise gives it
+    /// back.
+    pub(super) fn behind(&mut self, qpn: Qpn, work: Work) -> Result<(), Work> {
+        let mut last_first = self.waiting.iter().rev();
+        let Some(before) = last_first.find(|waiting| waiting.work.completes(qpn)) else {
+            return Err(work);
+        };
+        let (rule, stalls) = (before.rule, before.stalls);
+        self.waiting.push(Waiting { rule, stalls, work });
+        Ok(())
+    }
+
     fn release_if(&mut self, go: impl Fn(&Waiting) -> bool) {
         let (go, stay) = std::mem::take(&mut self.waiting).into_iter().partition(go);
         self.waiting = stay;
@@ -40,6 +53,12 @@ impl Held {
 }
 
 impl Device {
+    /// Holds a completion of a QP back with the one before it, if that is held; otherwise gives it
+    /// back.
+    pub(crate) fn hold_behind(&mut self, qpn: Qpn, work: Work) -> Result<(), Work> {
+        self.rules.held.behind(qpn, work)
+    }
+
     /// Holds work back as a rule says.
     pub(crate) fn hold(&mut self, rule: u64, hold: Hold, work: Work) {
         self.counters.held += 1;

@@ -273,6 +273,19 @@ fn completions_are_delayed_dropped_doubled_and_held() {
     queues.at(2);
     assert_eq!(queues.completions(), [2, 1]);
 
+    // Those of one QP stay in order.
+    let mut queues = Queues::with_rule("completion times=1 do=delay ms=2");
+    queues.push(0x41, &[1, 2], 0);
+    queues.push(0x42, &[3], 0);
+    assert_eq!(queues.completions(), [3]);
+    queues.at(1);
+    queues.push(0x41, &[4], 0);
+    assert_eq!(queues.completions(), [3]);
+    queues.at(2);
+    assert_eq!(queues.completions(), [3, 1, 2, 4]);
+    queues.push(0x41, &[5], 0);
+    assert_eq!(queues.completions(), [3, 1, 2, 4, 5]);
+
     let mut queues = Queues::with_rule("completion qp=0x41 syndrome=FLUSH do=drop");
     queues.push(0x41, &[1], 0);
     queues.push(0x41, &[2], syndrome::FLUSH);
@@ -287,10 +300,11 @@ fn completions_are_delayed_dropped_doubled_and_held() {
 
     let mut queues = Queues::with_rule("completion times=2 do=hold");
     queues.push(0x41, &[1, 2, 3], 0);
-    assert_eq!(queues.completions(), [3]);
+    queues.push(0x42, &[4], 0);
+    assert_eq!(queues.completions(), [4]);
     assert!(queues.rig.device.rules.remove(1));
     queues.at(0);
-    assert_eq!(queues.completions(), [3, 1, 2]);
+    assert_eq!(queues.completions(), [4, 1, 2, 3]);
 
     let other = Queues::with_rule("completion do=drop").cqn + 1;
     let mut queues = Queues::with_rule(&format!("completion cq={other} do=drop"));
