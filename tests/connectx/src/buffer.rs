@@ -69,6 +69,30 @@ impl QueueBuffer {
         })
     }
 
+    /// A buffer of `len` bytes from byte `offset` of the first page on, in pages of `2^log_page`
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// BAD_PARAM if the queue is too large, or its pages are not.
+    pub fn over(
+        pages: Vec<DmaAddr>,
+        log_page: u32,
+        offset: u64,
+        len: u64,
+    ) -> Result<Self, CmdError> {
+        let room = to_u64(pages.len()) << log_page;
+        if len > MAX_BYTES || offset >> log_page != 0 || offset + len > room {
+            return Err(CmdError::new(CmdStatus::BadParam));
+        }
+        Ok(Self {
+            pages,
+            log_page,
+            offset,
+            len,
+        })
+    }
+
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {

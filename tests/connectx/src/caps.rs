@@ -10,8 +10,8 @@
 //!   (`mlx5_ib/main.c:mlx5_get_vport_access_method`).
 //! - `page_request_disable`: it owns no pages of the host, so that nothing is left to give
 //!   back (`mlx5_core/pagealloc.c`).
-//! - No BlueFlame (`bf`, `log_max_sq`) and no DEVX (`log_max_uctx`): user space falls back to
-//!   doorbells of 8 bytes and to the verbs commands.
+//! - No BlueFlame (`bf`, `log_max_sq`): user space falls back to doorbells of 8 bytes.
+//! - DEVX (`log_max_uctx`), whose users have no further rights (`uctx_cap`).
 //! - Memory windows (`imaicl`), of both types.
 //! - `umr_*_disabled` clear, `fixed_buffer_size`, `null_mkey` and
 //!   `umr_extended_translation_offset` set: without them there is no ODP, or no implicit one
@@ -48,6 +48,13 @@ pub const LOG_MAX_TD: u64 = 16;
 pub const LOG_MAX_PD: u64 = 18;
 /// The same for XRC domains.
 pub const LOG_MAX_XRCD: u64 = 16;
+
+/// The same for user contexts.
+pub const LOG_MAX_UCTX: u64 = 12;
+/// The same for umems.
+pub const LOG_MAX_UMEM: u64 = 20;
+/// Objects of the DEVX kind: user contexts and umems (`MLX5_GENERAL_OBJ_TYPES_CAP_*`).
+const OBJECT_TYPES: u64 = 1 << 4 | 1 << 5;
 
 /// How many indirect MKeys (KLMs, KSMs) one behind the other may lead to memory.
 pub const MAX_INDIRECTION: u64 = 4;
@@ -100,6 +107,9 @@ const GENERAL: &[(Field, u64)] = &[
     (general::MAX_NUM_EQS, (1 << LOG_MAX_EQ) - 1),
     (general::DEVICE_FREQUENCY_KHZ, CLOCK_KHZ),
     (general::NUM_OF_UARS_PER_PAGE, 1),
+    (general::GENERAL_OBJ_TYPES, OBJECT_TYPES),
+    (general::LOG_MAX_UCTX, LOG_MAX_UCTX),
+    (general::LOG_MAX_UMEM, LOG_MAX_UMEM),
 ];
 
 /// What SET_HCA_CAP may choose freely.

@@ -3,9 +3,11 @@
 //! Commands: what every one of them has in common, and which there are.
 //!
 //! - `queue`: how they come and how they are answered.
+//! - `scope`: who may send which, and on what.
 
 mod access_reg;
 mod cq;
+mod devx;
 pub mod domain;
 mod eq;
 mod hca;
@@ -13,12 +15,14 @@ mod mkey;
 mod pagefault;
 mod qp;
 mod queue;
+mod scope;
 mod srq;
 mod vport;
 
 use std::fmt;
 
 use crate::device::Device;
+use crate::uctx::Uid;
 pub use firmware_cmds::CmdStatus;
 pub use queue::{Queue, LOG_SLOTS, LOG_STRIDE};
 
@@ -104,6 +108,7 @@ const FUNCTION: &[&[Command]] = &[access_reg::COMMANDS, hca::COMMANDS, vport::CO
 /// Commands about objects, which exist between INIT_HCA and TEARDOWN_HCA.
 const OBJECTS: &[&[Command]] = &[
     cq::COMMANDS,
+    devx::COMMANDS,
     domain::COMMANDS,
     eq::COMMANDS,
     mkey::COMMANDS,
@@ -165,6 +170,16 @@ pub fn put_word(output: &mut [u8], at: usize, value: u32) {
 }
 
 impl Device {
+    /// What is wrong with a command breaks the protocol if the driver wrote it. One of a user may
+    /// say anything: the driver hands it on as it is.
+    pub(crate) fn misuse(&mut self, line: fmt::Arguments<'_>) {
+        if self.uctxs.acting().is_user() {
+            self.journal.note(line);
+        } else {
+            self.violation(line);
+        }
+    }
+
     /// Executes a command given as bytes and fills in its whole output.
     ///
     /// # Panics
@@ -174,10 +189,12 @@ impl Device {
         output.fill(0);
         let opcode = opcode(input);
         self.counters.commands += 1;
+        let uid = Uid::of(input);
         let (name, result) = match find(opcode) {
             None => {
                 self.counters.unknown_commands += 1;
-                self.violation(format_args!(
+                self.uctxs.act_for(uid);
+                self.misuse(format_args!(
                     "command {opcode:#05x} (modifier {}) is not known",
                     op_mod(input)
                 ));
@@ -192,8 +209,19 @@ impl Device {
             Some(command) if !self.hca.initialized && find_in(OBJECTS, opcode).is_some() => {
                 (command.name, Err(CmdStatus::BadSysState.into()))
             }
-            Some(command) => (command.name, (command.run)(self, input, output)),
+            Some(command) => match self.admit(command.name, uid, input) {
+                Err(status) => (command.name, Err(status.into())),
+                Ok(()) => {
+                    self.uctxs.act_for(uid);
+                    let result = (command.run)(self, input, output);
+                    if result.is_ok() {
+                        self.account(command.name, uid, input, output);
+                    }
+                    (command.name, result)
+                }
+            },
         };
+        self.uctxs.act_for(Uid::DRIVER);
         if let Err(error) = result {
             self.counters.failed_commands += 1;
             output.fill(0);

@@ -193,6 +193,8 @@ pub struct CompletionQueue {
     pub dbr: DmaAddr,
     /// Its entries.
     pub buffer: QueueBuffer,
+    /// Umems that its entries and its doorbell record are in.
+    pub umems: Vec<u32>,
     /// The context as created, for QUERY_CQ.
     #[serde(serialize_with = "show::cqc")]
     pub context: [u8; 64],
@@ -216,6 +218,7 @@ impl CompletionQueue {
             uar: Uar::truncate(0),
             dbr,
             buffer,
+            umems: Vec::new(),
             context: [0; 64],
             producer: 0,
             solicited_end: 0,

@@ -25,6 +25,8 @@ use crate::qp::Qps;
 use crate::rules::Rules;
 use crate::srq::Srqs;
 use crate::uar::Uars;
+use crate::uctx::Uctxs;
+use crate::umem::Umems;
 
 /// Bytes of BAR 0, as on a ConnectX-7.
 pub const BAR0_SIZE: u64 = 32 << 20;
@@ -75,6 +77,12 @@ pub struct Device {
     /// Doorbell pages.
     #[serde(rename = "uar")]
     pub uars: Uars,
+    /// User contexts.
+    #[serde(rename = "uctx")]
+    pub uctxs: Uctxs,
+    /// Memory of users.
+    #[serde(rename = "umem")]
+    pub umems: Umems,
     /// Protection, transport and XRC domains.
     #[serde(flatten)]
     pub domains: command::domain::Domains,
@@ -119,6 +127,8 @@ impl Device {
             events: Events::default(),
             cqs: Completions::default(),
             uars: Uars::new(BAR0_SIZE),
+            uctxs: Uctxs::default(),
+            umems: Umems::default(),
             domains: command::domain::Domains::default(),
             srqs: Srqs::default(),
             mkeys: Mkeys::default(),
@@ -158,6 +168,8 @@ impl Device {
         self.events = Events::default();
         self.cqs = Completions::default();
         self.uars = Uars::new(BAR0_SIZE);
+        self.uctxs = Uctxs::default();
+        self.umems = Umems::default();
         self.domains = command::domain::Domains::default();
         self.srqs = Srqs::default();
         self.mkeys = Mkeys::default();
@@ -284,6 +296,8 @@ impl Device {
             ("stall", self.faults.len()),
             ("td", self.domains.tds.len()),
             ("uar", self.uars.pages.len()),
+            ("uctx", self.uctxs.len()),
+            ("umem", self.umems.len()),
             ("xrcd", self.domains.xrcds.len()),
         ]
     }

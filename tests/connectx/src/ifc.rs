@@ -157,6 +157,9 @@ layouts! {
         LOG_MAX_PD "log_max_pd" @ 0x32b, 5;
         LOG_MAX_XRCD "log_max_xrcd" @ 0x33b, 5;
         LOG_MAX_RMP "log_max_rmp" @ 0x383, 5;
+        GENERAL_OBJ_TYPES "general_obj_types" @ 0x400, 64;
+        LOG_MAX_UCTX "log_max_uctx" @ 0x463, 5;
+        LOG_MAX_UMEM "log_max_umem" @ 0x46b, 5;
         MAX_NUM_EQS "max_num_eqs" @ 0x470, 16;
         LOG_UAR_PAGE_SZ "log_uar_page_sz" @ 0x490, 16;
         DEVICE_FREQUENCY_KHZ "device_frequency_khz" @ 0x4e0, 32;
@@ -287,6 +290,7 @@ layouts! {
     /// Completion queue context.
     cqc {
         STATUS "status" @ 0x0, 4;
+        DBR_UMEM_VALID "dbr_umem_valid" @ 0x6, 1;
         CQE_SZ "cqe_sz" @ 0x8, 3;
         OI "oi" @ 0xe, 1;
         ST "st" @ 0x14, 4;
@@ -301,6 +305,45 @@ layouts! {
         DBR_ADDR "dbr_addr" @ 0x1c0, 64;
     }
 
+    /// Requests of CREATE_CQ, and of MODIFY_CQ in the same place.
+    create_cq_in {
+        CQ_UMEM_VALID "cq_umem_valid" @ 0x2e0, 1;
+    }
+
+    /// Request of CREATE_QP.
+    create_qp_in {
+        WQ_UMEM_OFFSET "wq_umem_offset" @ 0x800, 64;
+        WQ_UMEM_ID "wq_umem_id" @ 0x840, 32;
+        WQ_UMEM_VALID "wq_umem_valid" @ 0x860, 1;
+    }
+
+    /// Request of CREATE_XRC_SRQ.
+    create_xrc_srq_in {
+        XRC_SRQ_UMEM_VALID "xrc_srq_umem_valid" @ 0x2e0, 1;
+    }
+
+    /// Request of CREATE_UCTX.
+    create_uctx_in {
+        CAP "uctx.cap" @ 0x80, 32;
+    }
+
+    /// Answer of CREATE_UCTX.
+    create_uctx_out {
+        UID "uid" @ 0x50, 16;
+    }
+
+    /// Request of DESTROY_UCTX.
+    destroy_uctx_in {
+        UID "uid" @ 0x50, 16;
+    }
+
+    /// Request of CREATE_UMEM.
+    create_umem_in {
+        LOG_PAGE_SIZE "umem.log_page_size" @ 0x11b, 5;
+        PAGE_OFFSET "umem.page_offset" @ 0x120, 32;
+        NUM_OF_MTT "umem.num_of_mtt" @ 0x140, 64;
+    }
+
     /// Receive memory pool context.
     rmpc {
         STATE "state" @ 0x8, 4;
@@ -311,6 +354,11 @@ layouts! {
         LOG_WQ_STRIDE "wq.log_wq_stride" @ 0x28c, 4;
         LOG_WQ_PG_SZ "wq.log_wq_pg_sz" @ 0x293, 5;
         LOG_WQ_SZ "wq.log_wq_sz" @ 0x29b, 5;
+        DBR_UMEM_VALID "wq.dbr_umem_valid" @ 0x2a0, 1;
+        WQ_UMEM_VALID "wq.wq_umem_valid" @ 0x2a1, 1;
+        DBR_UMEM_ID "wq.dbr_umem_id" @ 0x2c0, 32;
+        WQ_UMEM_ID "wq.wq_umem_id" @ 0x2e0, 32;
+        WQ_UMEM_OFFSET "wq.wq_umem_offset" @ 0x300, 64;
     }
 
     /// Request of MODIFY_RMP.
@@ -326,6 +374,7 @@ layouts! {
         LOG_RQ_STRIDE "log_rq_stride" @ 0x25, 3;
         XRCD "xrcd" @ 0x28, 24;
         PAGE_OFFSET "page_offset" @ 0x40, 6;
+        DBR_UMEM_VALID "dbr_umem_valid" @ 0x47, 1;
         CQN "cqn" @ 0x48, 24;
         LOG_PAGE_SIZE "log_page_size" @ 0x82, 6;
         USER_INDEX "user_index" @ 0x88, 24;
@@ -340,4 +389,27 @@ layouts! {
         XRC_SRQN "xrc_srqn" @ 0x48, 24;
         LWM "lwm" @ 0x70, 16;
     }
+}
+
+/// Fields that the kernel hands on from user space as they are: its header says nothing in these
+/// places. Named as in rdma-core's `tests/mlx5_prm_structs.py` and `providers/mlx5/mlx5_ifc.h`.
+pub mod unnamed {
+    use super::Field;
+
+    /// CREATE_CQ: first byte of the queue in the umem.
+    pub const CQ_UMEM_OFFSET: Field = Field::new(0x280, 64);
+    /// CREATE_CQ: umem of the queue.
+    pub const CQ_UMEM_ID: Field = Field::new(0x2c0, 32);
+    /// CQ context: umem of the doorbell record.
+    pub const CQC_DBR_UMEM_ID: Field = Field::new(0x20, 32);
+    /// QP context: umem of the doorbell record.
+    pub const QPC_DBR_UMEM_ID: Field = Field::new(0x720, 32);
+
+    /// All of them: structure and place. For the test that looks whether it is free.
+    pub const ALL: &[(&str, Field)] = &[
+        ("create_cq_in", CQ_UMEM_OFFSET),
+        ("create_cq_in", CQ_UMEM_ID),
+        ("cqc", CQC_DBR_UMEM_ID),
+        ("qpc", QPC_DBR_UMEM_ID),
+    ];
 }

@@ -39,6 +39,8 @@ pub mod rules;
 pub mod srq;
 pub mod transport;
 pub mod uar;
+pub mod uctx;
+pub mod umem;
 pub mod umr;
 pub mod wqe;
 

@@ -30,6 +30,8 @@ pub struct MKey {
     pub mkc: Mkc,
     /// Its translation entries.
     pub xlt: Xlt,
+    /// The umem that it translates to.
+    pub umem: Option<u32>,
 }
 
 impl MKey {
@@ -38,6 +40,7 @@ impl MKey {
         Self {
             xlt: Xlt::new(mkc.translations_octword_size),
             mkc,
+            umem: None,
         }
     }
 
@@ -100,7 +103,7 @@ impl MKey {
 }
 
 /// Entries that the range needs, 0 where that cannot be said.
-fn entries_needed(mkc: &Mkc) -> u64 {
+pub fn entries_needed(mkc: &Mkc) -> u64 {
     let log = mkc.log_page_size.get();
     let Some(last) = mkc.len.checked_sub(1).filter(|_| !mkc.length64) else {
         return 0;

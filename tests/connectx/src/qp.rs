@@ -186,6 +186,11 @@ pub struct Qp {
     pub context: QpContext,
     /// The pages of both queues.
     pub buffer: QueueBuffer,
+    /// The doorbell record, if it is in a umem; otherwise the context says where it is.
+    #[serde(serialize_with = "show::debug")]
+    pub record: Option<DmaAddr>,
+    /// Umems that the queues and the doorbell record are in.
+    pub umems: Vec<u32>,
     /// Send side.
     pub sq: SendQueue,
     /// Receive side.
@@ -235,6 +240,8 @@ impl Qp {
             st,
             state: QpState::Rst,
             buffer,
+            record: None,
+            umems: Vec::new(),
             sq: SendQueue {
                 log_size: sq_size,
                 offset,
@@ -278,7 +285,7 @@ impl Qp {
 
     /// Address of the receive counter of the doorbell record.
     pub fn recv_dbr(&self) -> DmaAddr {
-        DmaAddr::new(self.context.dbr_addr())
+        self.record.unwrap_or(DmaAddr::new(self.context.dbr_addr()))
     }
 
     /// Address of the send counter of the doorbell record.

@@ -48,6 +48,8 @@ pub struct Srq {
     pub dbr: DmaAddr,
     /// Its slots.
     pub buffer: QueueBuffer,
+    /// Umems that its slots and its doorbell record are in.
+    pub umems: Vec<u32>,
     /// Raise an event once fewer WQEs than this are left; 0 is off.
     pub limit: u16,
     /// Context as created, for the query.
@@ -74,6 +76,7 @@ impl Srq {
             log_stride,
             dbr,
             buffer,
+            umems: Vec::new(),
             limit: 0,
             context: Vec::new(),
             consumed: 0,

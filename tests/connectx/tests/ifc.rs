@@ -44,5 +44,19 @@ fn fields_lie_where_the_kernel_puts_them() {
             }
         }
     }
+    for (name, field) in ifc::unnamed::ALL {
+        let layout = oracle.layout(&format!("mlx5_ifc_{name}_bits")).unwrap();
+        let (first, end) = (field.bit as u64, (field.bit + field.width) as u64);
+        let taken = layout
+            .leaves()
+            .filter(|leaf| !leaf.is_reserved() && leaf.bits > 0)
+            .find(|leaf| leaf.offset < end && first < leaf.end());
+        if let Some(taken) = taken {
+            wrong.push(format!(
+                "{name} {first:#x}: the header has {} here",
+                taken.path
+            ));
+        }
+    }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

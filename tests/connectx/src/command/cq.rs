@@ -2,13 +2,15 @@
 
 //! Commands on completion queues.
 
-use firmware_cmds::{Cqn, DmaAddr, Eqn, Uar};
+use firmware_cmds::{Cqn, Eqn, MttAccess, Uar};
 
+use super::devx::{self, Place};
 use super::{op_mod, put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::completion::CompletionQueue;
 use crate::device::Device;
-use crate::ifc::cqc;
+use crate::ifc::{cqc, create_cq_in, unnamed};
+use crate::uctx::Object;
 
 const CONTEXT: usize = 0x10;
 const CONTEXT_SIZE: usize = 0x40;
@@ -31,37 +33,59 @@ fn stride(context: &[u8]) -> Result<u64, CmdError> {
     }
 }
 
-fn ring(context: &[u8], pas: &[u8]) -> Result<(u32, u64, QueueBuffer), CmdError> {
+/// Size, stride and entries of the ring that a command describes: in `umem`, if it names one.
+fn ring(
+    dev: &Device,
+    context: &[u8],
+    pas: &[u8],
+    umem: Place,
+) -> Result<(u32, u64, QueueBuffer), CmdError> {
     let log_size = cqc::LOG_CQ_SIZE.get32(context);
     if log_size > MAX_LOG_SIZE {
         return Err(CmdStatus::BadParam.into());
     }
     let stride = stride(context)?;
-    let buffer = QueueBuffer::new(
-        pas,
-        cqc::LOG_PAGE_SIZE.get(context),
-        cqc::PAGE_OFFSET.get(context),
-        stride << log_size,
-    )?;
+    let len = stride << log_size;
+    let buffer = dev.queue(umem, len, MttAccess::READ_WRITE, || {
+        QueueBuffer::new(
+            pas,
+            cqc::LOG_PAGE_SIZE.get(context),
+            cqc::PAGE_OFFSET.get(context),
+            len,
+        )
+    })?;
     Ok((log_size, stride, buffer))
+}
+
+/// Where the ring is, as CREATE_CQ and MODIFY_CQ say it.
+fn entries(input: &[u8]) -> Place {
+    Place::new(
+        create_cq_in::CQ_UMEM_VALID.is_set(input),
+        unnamed::CQ_UMEM_ID.get32(input),
+        unnamed::CQ_UMEM_OFFSET.get(input),
+    )
 }
 
 fn create_cq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let context = &input[CONTEXT..CONTEXT + CONTEXT_SIZE];
-    let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
+    let entries = entries(input);
+    let record = Place::new(
+        cqc::DBR_UMEM_VALID.is_set(context),
+        unnamed::CQC_DBR_UMEM_ID.get32(context),
+        cqc::DBR_ADDR.get(context),
+    );
+    let (log_size, stride, buffer) = ring(dev, context, &input[PAS..], entries)?;
     let uar = Uar::truncate(cqc::UAR_PAGE.get32(context));
     let eqn = u8::try_from(cqc::C_EQN.get(context))
         .map(Eqn::new)
         .map_err(|_| CmdStatus::BadParam)?;
-    if !dev.uars.pages.contains(&uar) || !dev.events.queues.contains_key(&eqn) {
+    let eq_there =
+        dev.events.queues.contains_key(&eqn) && dev.uctxs.allow(Object::Eq, u32::from(eqn.get()));
+    if !dev.uars.pages.contains(&uar) || !eq_there {
         return Err(CmdStatus::BadParam.into());
     }
-    let mut cq = CompletionQueue::new(
-        log_size,
-        stride,
-        buffer,
-        DmaAddr::new(cqc::DBR_ADDR.get(context)),
-    );
+    let mut cq = CompletionQueue::new(log_size, stride, buffer, dev.record(record)?);
+    cq.umems = devx::umems(&[entries, record]);
     cq.overrun_ignore = cqc::OI.is_set(context);
     cq.eqn = eqn;
     cq.uar = uar;
@@ -119,10 +143,13 @@ fn modify_cq(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
             if word(input, 0xc) != SELECT_RING {
                 return Err(CmdStatus::BadParam.into());
             }
-            let (log_size, stride, buffer) = ring(context, &input[PAS..])?;
+            let entries = entries(input);
+            let (log_size, stride, buffer) = ring(dev, context, &input[PAS..], entries)?;
             dev.report_all();
             dev.resize_cq(cqn, log_size, stride, buffer)?;
             let cq = dev.cqs.queues.get_mut(&cqn).ok_or(CmdStatus::BadRes)?;
+            // The old ring's umem stays in use: software still reads what is in it.
+            cq.umems.extend(entries.umem);
             for field in [
                 cqc::CQE_SZ,
                 cqc::LOG_CQ_SIZE,

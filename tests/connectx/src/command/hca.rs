@@ -111,7 +111,7 @@ fn manage_pages(dev: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
 
 fn cap_type(dev: &mut Device, name: &str, number: u16) -> Result<CapType, super::CmdError> {
     CapType::from_number(number).ok_or_else(|| {
-        dev.violation(format_args!("{name}: no capabilities of type {number}"));
+        dev.misuse(format_args!("{name}: no capabilities of type {number}"));
         CmdStatus::BadParam.into()
     })
 }

@@ -5,12 +5,13 @@
 use firmware_cmds::mkey::{
     CreateMkeyIn, CreateMkeyOut, DestroyMkeyIn, DestroyMkeyOut, QueryMkeyIn, QueryMkeyOut,
 };
-use firmware_cmds::{AccessMode, MkeyIndex, Opcode, OutHeader, Wire};
+use firmware_cmds::{AccessMode, LogPageSize, MkeyIndex, Mtt, MttAccess, Opcode, OutHeader, Wire};
 
-use super::{CmdResult, CmdStatus, Command};
+use super::{CmdError, CmdResult, CmdStatus, Command};
 use crate::device::Device;
 use crate::mkey::xlt::OCTWORD;
-use crate::mkey::MKey;
+use crate::mkey::{entries_needed, MKey};
+use crate::uctx::Object;
 
 fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let (create, list) = CreateMkeyIn::parse_prefix(input).map_err(|_| CmdStatus::BadParam)?;
@@ -18,7 +19,30 @@ fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         create.mkc.access_mode,
         AccessMode::Pa | AccessMode::Mtt | AccessMode::Klms | AccessMode::Ksm
     );
-    if !supported || create.mkey_umem_valid || create.mkc.bsf_en {
+    if !supported || create.mkc.bsf_en {
+        return Err(CmdStatus::BadParam.into());
+    }
+    if !device.uctxs.allow(Object::Pd, create.mkc.pd.get()) {
+        return Err(CmdStatus::BadRes.into());
+    }
+    let mkey = if create.mkey_umem_valid {
+        over_umem(device, &create)?
+    } else {
+        over_list(device, &create, list)?
+    };
+    let index = device.mkeys.insert(mkey).ok_or(CmdStatus::NoRes)?;
+    let out = CreateMkeyOut {
+        header: OutHeader::OK,
+        mkey_index: MkeyIndex::truncate(index),
+    };
+    out.emit(output).map_err(|_| CmdStatus::BadOutpLen)?;
+    Ok(())
+}
+
+/// A key with the entries of the command. A user names other keys, never bus addresses.
+fn over_list(device: &mut Device, create: &CreateMkeyIn, list: &[u8]) -> Result<MKey, CmdError> {
+    let indirect = matches!(create.mkc.access_mode, AccessMode::Klms | AccessMode::Ksm);
+    if device.uctxs.acting().is_user() && !indirect {
         return Err(CmdStatus::BadParam.into());
     }
     let len = usize::try_from(create.translations_octword_actual_size)
@@ -28,7 +52,7 @@ fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
     let list = list.get(..len).ok_or(CmdStatus::BadInpLen)?;
     let mut mkey = MKey::new(create.mkc);
     if !mkey.xlt.takes(0, list.len()) || mkey.too_short_for(&create.mkc) {
-        device.violation(format_args!(
+        device.misuse(format_args!(
             "CREATE_MKEY of {:#x} bytes with {} octwords, {} of them given",
             create.mkc.len,
             create.mkc.translations_octword_size,
@@ -37,13 +61,36 @@ fn create_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
         return Err(CmdStatus::BadParam.into());
     }
     mkey.xlt.write(0, list);
-    let index = device.mkeys.insert(mkey).ok_or(CmdStatus::NoRes)?;
-    let out = CreateMkeyOut {
-        header: OutHeader::OK,
-        mkey_index: MkeyIndex::truncate(index),
-    };
-    out.emit(output).map_err(|_| CmdStatus::BadOutpLen)?;
-    Ok(())
+    Ok(mkey)
+}
+
+/// A key over the pages of a umem, whose page size it has: what the command says of pages and
+/// entries does not count (UCX leaves it 0).
+fn over_umem(device: &Device, create: &CreateMkeyIn) -> Result<MKey, CmdError> {
+    let mut mkc = create.mkc;
+    let umem = device.umem(create.mkey_umem_id)?;
+    if mkc.access_mode != AccessMode::Mtt || mkc.length64 {
+        return Err(CmdStatus::BadParam.into());
+    }
+    let log = u8::try_from(umem.log_page()).map_err(|_| CmdStatus::BadParam)?;
+    mkc.log_page_size = LogPageSize::truncate(log);
+    let (pages, within) = umem
+        .pages(create.mkey_umem_offset, mkc.len, MttAccess::NONE)
+        .ok_or(CmdStatus::BadParam)?;
+    // An address lies in its page where its byte of the umem does.
+    if mkc.start_addr.get() & (mkc.log_page_size.bytes() - 1) != within {
+        return Err(CmdStatus::BadParam.into());
+    }
+    let octwords = entries_needed(&mkc).div_ceil(2);
+    mkc.translations_octword_size = u32::try_from(octwords).map_err(|_| CmdStatus::BadParam)?;
+    let mut list = vec![0; pages.len() * Mtt::LEN];
+    for (entry, page) in list.chunks_exact_mut(Mtt::LEN).zip(pages) {
+        page.emit(entry).map_err(|_| CmdStatus::InternalError)?;
+    }
+    let mut mkey = MKey::new(mkc);
+    mkey.xlt.write(0, &list);
+    mkey.umem = Some(create.mkey_umem_id);
+    Ok(mkey)
 }
 
 fn query_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {

@@ -2,14 +2,17 @@
 
 //! QPs: creation, transitions, query, destruction.
 
-use firmware_cmds::{Cqn, Qpn, Uar};
+use firmware_cmds::{Cqn, MttAccess, Qpn, Uar};
 
+use super::devx::{self, Place};
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
+use crate::ifc::{create_qp_in, unnamed};
 use crate::qp::context::{self as qpc, QpContext, QPC_LEN};
-use crate::qp::transition::{Refused, Transition};
-use crate::qp::{buffer_layout, Qp, RecvKind};
+use crate::qp::transition::{optpar, Refused, Transition};
+use crate::qp::{buffer_layout, Qp, RecvKind, ServiceType};
+use crate::uctx::Object;
 
 /// Number of the QP, in bits 23:0.
 const QPN: usize = 0x08;
@@ -23,14 +26,32 @@ const PAS: usize = 0x110;
 fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let context = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInpLen)?;
     let (len, _) = buffer_layout(&context).ok_or(CmdStatus::BadParam)?;
-    let buffer = QueueBuffer::new(
-        &input[PAS..],
-        context.get(qpc::LOG_PAGE_SIZE).into(),
-        context.get(qpc::PAGE_OFFSET).into(),
-        len,
-    )?;
+    let queues = Place::new(
+        create_qp_in::WQ_UMEM_VALID.is_set(input),
+        create_qp_in::WQ_UMEM_ID.get32(input),
+        create_qp_in::WQ_UMEM_OFFSET.get(input),
+    );
+    let record = Place::new(
+        context.flag(qpc::DBR_UMEM_VALID),
+        context.get(unnamed::QPC_DBR_UMEM_ID),
+        context.dbr_addr(),
+    );
+    let buffer = device.queue(queues, len, MttAccess::READ, || {
+        QueueBuffer::new(
+            &input[PAS..],
+            context.get(qpc::LOG_PAGE_SIZE).into(),
+            context.get(qpc::PAGE_OFFSET).into(),
+            len,
+        )
+    })?;
+    let in_umem = record.umem.map(|_| device.record(record)).transpose()?;
     let qpn = device.qps.number().ok_or(CmdStatus::NoRes)?;
-    let qp = Qp::new(qpn, context, buffer).ok_or(CmdStatus::BadParam)?;
+    let mut qp = Qp::new(qpn, context, buffer).ok_or(CmdStatus::BadParam)?;
+    qp.record = in_umem;
+    qp.umems = devx::umems(&[queues, record]);
+    if device.uctxs.acting().is_user() && is_drivers(qp.st) {
+        return Err(CmdStatus::BadParam.into());
+    }
     if let Some(missing) = missing_reference(device, &qp) {
         device.journal.note(format_args!(
             "CREATE_QP with {missing}, which does not exist"
@@ -42,20 +63,31 @@ fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult 
     Ok(())
 }
 
-/// What a new QP refers to and is not there. A number that the QP has no use for is not
+/// Whether only the driver may have QPs of this type: keys and packets of all are open to them.
+fn is_drivers(st: ServiceType) -> bool {
+    matches!(
+        st,
+        ServiceType::Qp0 | ServiceType::Qp1 | ServiceType::RegUmr
+    )
+}
+
+/// What a new QP refers to and is not there, or not for the sender of the command. A number that the QP has no use for is not
 /// looked at: the driver leaves it 0, or gives that of an object of its own.
 fn missing_reference(device: &Device, qp: &Qp) -> Option<String> {
     let cq = |cqn: Cqn| {
-        let missing = !device.cqs.queues.contains_key(&cqn);
-        missing.then(|| format!("CQ {cqn}"))
+        let there = device.cqs.queues.contains_key(&cqn);
+        let found = there && device.uctxs.allow(Object::Cq, cqn.get());
+        (!found).then(|| format!("CQ {cqn}"))
     };
     let domain = qp.pd().and_then(|pd| {
-        let missing = !device.domains.pds.contains(&pd);
-        missing.then(|| format!("PD {pd}"))
+        let there = device.domains.pds.contains(&pd);
+        let found = there && device.uctxs.allow(Object::Pd, pd.get());
+        (!found).then(|| format!("PD {pd}"))
     });
     let xrc_domain = qp.xrcd().and_then(|xrcd| {
-        let missing = !device.domains.xrcds.contains(&xrcd);
-        missing.then(|| format!("XRCD {xrcd}"))
+        let there = device.domains.xrcds.contains(&xrcd);
+        let found = there && device.uctxs.allow(Object::Xrcd, xrcd.get());
+        (!found).then(|| format!("XRCD {xrcd}"))
     });
     let send = qp.sq.log_size.and_then(|_| {
         let uar = Uar::truncate(qp.context.get(qpc::UAR_PAGE));
@@ -66,7 +98,10 @@ fn missing_reference(device: &Device, qp: &Qp) -> Option<String> {
     });
     let receive = match qp.rq.kind {
         RecvKind::None => None,
-        RecvKind::Shared(srqn) if !device.srqs.queues.contains_key(&srqn) => {
+        RecvKind::Shared(srqn)
+            if !device.srqs.queues.contains_key(&srqn)
+                || !device.uctxs.allow(Object::Srq, srqn.get()) =>
+        {
             Some(format!("SRQ {srqn}"))
         }
         RecvKind::Shared(_) | RecvKind::Own => cq(qp.recv_cq()),
@@ -95,6 +130,10 @@ fn query_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
 fn modify(device: &mut Device, input: &[u8], transition: Transition) -> CmdResult {
     let qpn = qpn(input);
     let new = QpContext::parse(&input[QPC..]).ok_or(CmdStatus::BadInpLen)?;
+    let cqn = new.get(qpc::CQN_RCV);
+    if word(input, OPT_MASK) & optpar::CQN_RCV != 0 && !device.uctxs.allow(Object::Cq, cqn) {
+        return Err(CmdStatus::BadRes.into());
+    }
     let qp = device.qps.get_mut(qpn).ok_or(CmdStatus::BadRes)?;
     match transition.apply(&mut qp.context, qp.state, word(input, OPT_MASK), &new) {
         Ok(target) => qp.state = target,

@@ -3,14 +3,16 @@
 //! Commands on shared receive queues: RMPs, which carry basic SRQs at ISSI 1, and XRC SRQs
 //! (`mlx5_ib/srq_cmd.c`).
 
-use firmware_cmds::{Cqn, DmaAddr, Pdn, Srqn, Xrcdn};
+use firmware_cmds::{Cqn, DmaAddr, MttAccess, Pdn, Srqn, Xrcdn};
 
+use super::devx::{self, Place};
 use super::{put_word, word, CmdError, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
 use crate::device::Device;
-use crate::ifc::{arm_xrc_srq_in, modify_rmp_in, rmpc, xrc_srqc};
+use crate::ifc::{arm_xrc_srq_in, create_xrc_srq_in, modify_rmp_in, rmpc, xrc_srqc};
 use crate::qp::RecvKind;
 use crate::srq::{Srq, SrqKind};
+use crate::uctx::Object;
 
 const RMP_CONTEXT: usize = 0x20;
 const RMP_CONTEXT_SIZE: usize = 0xf0;
@@ -25,26 +27,17 @@ const LOG_STRIDE: std::ops::RangeInclusive<u32> = 5..=11;
 /// State of an RMP that works (`MLX5_RMPC_STATE_RDY`).
 const RMP_READY: u64 = 1;
 
-fn buffer(
-    log_size: u32,
-    log_stride: u32,
-    pas: &[u8],
-    log_page_size: u64,
-    page_offset: u64,
-) -> Result<QueueBuffer, CmdError> {
+/// Bytes of a queue.
+fn size(log_size: u32, log_stride: u32) -> Result<u64, CmdError> {
     if log_size > MAX_LOG_SIZE || !LOG_STRIDE.contains(&log_stride) {
         return Err(CmdStatus::BadParam.into());
     }
-    QueueBuffer::new(
-        pas,
-        log_page_size,
-        page_offset,
-        1 << (log_size + log_stride),
-    )
+    Ok(1 << (log_size + log_stride))
 }
 
 fn insert(dev: &mut Device, srq: Srq, output: &mut [u8]) -> CmdResult {
-    if !dev.domains.pds.contains(&srq.pd) {
+    let allowed = dev.uctxs.allow(Object::Pd, srq.pd.get());
+    if !allowed || !dev.domains.pds.contains(&srq.pd) {
         return Err(CmdStatus::BadParam.into());
     }
     let queues = &dev.srqs.queues;
@@ -62,15 +55,28 @@ fn create_rmp(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
     let context = &input[RMP_CONTEXT..RMP_CONTEXT + RMP_CONTEXT_SIZE];
     let log_size = rmpc::LOG_WQ_SZ.get32(context);
     let log_stride = rmpc::LOG_WQ_STRIDE.get32(context);
-    let buffer = buffer(
-        log_size,
-        log_stride,
-        &input[PAS..],
-        rmpc::LOG_WQ_PG_SZ.get(context),
-        rmpc::PAGE_OFFSET.get(context),
-    )?;
-    let dbr = DmaAddr::new(rmpc::DBR_ADDR.get(context));
+    let len = size(log_size, log_stride)?;
+    let slots = Place::new(
+        rmpc::WQ_UMEM_VALID.is_set(context),
+        rmpc::WQ_UMEM_ID.get32(context),
+        rmpc::WQ_UMEM_OFFSET.get(context),
+    );
+    let record = Place::new(
+        rmpc::DBR_UMEM_VALID.is_set(context),
+        rmpc::DBR_UMEM_ID.get32(context),
+        rmpc::DBR_ADDR.get(context),
+    );
+    let buffer = dev.queue(slots, len, MttAccess::READ, || {
+        QueueBuffer::new(
+            &input[PAS..],
+            rmpc::LOG_WQ_PG_SZ.get(context),
+            rmpc::PAGE_OFFSET.get(context),
+            len,
+        )
+    })?;
+    let dbr = dev.record(record)?;
     let mut srq = Srq::new(SrqKind::Rmp, log_size, log_stride, dbr, buffer);
+    srq.umems = devx::umems(&[slots, record]);
     srq.pd = Pdn::truncate(rmpc::PD.get32(context));
     srq.limit = u16::try_from(rmpc::LWM.get(context)).unwrap_or(0);
     srq.context = context.to_vec();
@@ -82,18 +88,28 @@ fn create_xrc_srq(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResul
     let log_size = xrc_srqc::LOG_XRC_SRQ_SIZE.get32(context);
     // In units of 16 bytes.
     let log_stride = xrc_srqc::LOG_RQ_STRIDE.get32(context) + 4;
-    let buffer = buffer(
-        log_size,
-        log_stride,
+    // Where these would name their umem nothing public says.
+    if create_xrc_srq_in::XRC_SRQ_UMEM_VALID.is_set(input)
+        || xrc_srqc::DBR_UMEM_VALID.is_set(context)
+    {
+        dev.journal
+            .note(format_args!("CREATE_XRC_SRQ in a umem is not served"));
+        return Err(CmdStatus::BadParam.into());
+    }
+    let buffer = QueueBuffer::new(
         &input[PAS..],
         xrc_srqc::LOG_PAGE_SIZE.get(context),
         xrc_srqc::PAGE_OFFSET.get(context),
+        size(log_size, log_stride)?,
     )?;
     let high = xrc_srqc::DB_RECORD_ADDR_H.get(context) << 32;
     let low = xrc_srqc::DB_RECORD_ADDR_L.get(context) << 2;
     let xrcd = Xrcdn::truncate(xrc_srqc::XRCD.get32(context));
     let cqn = Cqn::truncate(xrc_srqc::CQN.get32(context));
-    if !dev.domains.xrcds.contains(&xrcd) || !dev.cqs.queues.contains_key(&cqn) {
+    let allowed =
+        dev.uctxs.allow(Object::Xrcd, xrcd.get()) && dev.uctxs.allow(Object::Cq, cqn.get());
+    let there = dev.domains.xrcds.contains(&xrcd) && dev.cqs.queues.contains_key(&cqn);
+    if !allowed || !there {
         return Err(CmdStatus::BadParam.into());
     }
     let kind = SrqKind::Xrc {

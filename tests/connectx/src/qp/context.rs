@@ -107,6 +107,8 @@ layouts! {
         HW_RQ_COUNTER "hw_rq_counter" @ 0x5c0, 32;
         /// Receive WQEs posted by software.
         SW_RQ_COUNTER "sw_rq_counter" @ 0x5e0, 32;
+        /// The doorbell record is in a umem.
+        DBR_UMEM_VALID "dbr_umem_valid" @ 0x683, 1;
     }
 }
 

@@ -31,25 +31,25 @@ pub enum Transition {
 }
 
 /// Optional-parameter bits, kernel `include/linux/mlx5/qp.h:mlx5_qp_optpar`.
-mod optpar {
-    pub(super) const ALT_ADDR_PATH: u32 = 1 << 0;
-    pub(super) const RRE: u32 = 1 << 1;
-    pub(super) const RAE: u32 = 1 << 2;
-    pub(super) const RWE: u32 = 1 << 3;
-    pub(super) const PKEY_INDEX: u32 = 1 << 4;
-    pub(super) const Q_KEY: u32 = 1 << 5;
-    pub(super) const RNR_TIMEOUT: u32 = 1 << 6;
-    pub(super) const PRIMARY_ADDR_PATH: u32 = 1 << 7;
-    pub(super) const SRA_MAX: u32 = 1 << 8;
-    pub(super) const RRA_MAX: u32 = 1 << 9;
-    pub(super) const PM_STATE: u32 = 1 << 10;
-    pub(super) const RETRY_COUNT: u32 = 1 << 12;
-    pub(super) const RNR_RETRY: u32 = 1 << 13;
-    pub(super) const ACK_TIMEOUT: u32 = 1 << 14;
-    pub(super) const PRI_PORT: u32 = 1 << 16;
-    pub(super) const SRQN: u32 = 1 << 18;
-    pub(super) const CQN_RCV: u32 = 1 << 19;
-    pub(super) const COUNTER_SET_ID: u32 = 1 << 25;
+pub(crate) mod optpar {
+    pub(crate) const ALT_ADDR_PATH: u32 = 1 << 0;
+    pub(crate) const RRE: u32 = 1 << 1;
+    pub(crate) const RAE: u32 = 1 << 2;
+    pub(crate) const RWE: u32 = 1 << 3;
+    pub(crate) const PKEY_INDEX: u32 = 1 << 4;
+    pub(crate) const Q_KEY: u32 = 1 << 5;
+    pub(crate) const RNR_TIMEOUT: u32 = 1 << 6;
+    pub(crate) const PRIMARY_ADDR_PATH: u32 = 1 << 7;
+    pub(crate) const SRA_MAX: u32 = 1 << 8;
+    pub(crate) const RRA_MAX: u32 = 1 << 9;
+    pub(crate) const PM_STATE: u32 = 1 << 10;
+    pub(crate) const RETRY_COUNT: u32 = 1 << 12;
+    pub(crate) const RNR_RETRY: u32 = 1 << 13;
+    pub(crate) const ACK_TIMEOUT: u32 = 1 << 14;
+    pub(crate) const PRI_PORT: u32 = 1 << 16;
+    pub(crate) const SRQN: u32 = 1 << 18;
+    pub(crate) const CQN_RCV: u32 = 1 << 19;
+    pub(crate) const COUNTER_SET_ID: u32 = 1 << 25;
 }
 
 /// Every field an optional-parameter bit brings.
@@ -80,11 +80,10 @@ fn known_bits() -> u32 {
     OPTIONAL.iter().fold(paths, |known, &(bit, _)| known | bit)
 }
 
+/// Not the domain and the CQs, which a QP keeps from its creation on: the driver repeats them here,
+/// a user of DEVX does not (rdma-core `tests/mlx5_base.py:Mlx5DevxRcResources.to_rts`).
 const RST_TO_INIT: &[Field] = &[
     qpc::PM_STATE,
-    qpc::PD,
-    qpc::CQN_SND,
-    qpc::CQN_RCV,
     qpc::PORT,
     qpc::PKEY_INDEX,
     qpc::Q_KEY,

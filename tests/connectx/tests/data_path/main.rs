@@ -3,6 +3,7 @@
 //! The data path against guest memory in this process: no QEMU, no kernel. The driver's
 //! part is played by [`rig::Rig`], which builds its bytes with firmware-cmds.
 
+mod devx;
 mod fault_shapes;
 mod faults;
 mod inspect;

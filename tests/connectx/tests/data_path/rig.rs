@@ -105,7 +105,7 @@ pub(crate) struct Rig {
     pub(crate) journal: Arc<Mutex<Vec<String>>>,
     next: u64,
     pub(crate) uar: u32,
-    eqn: u32,
+    pub(crate) eqn: u32,
     eq: Ring,
     pub(crate) cqn: u32,
     cq: Ring,
@@ -236,6 +236,8 @@ impl Rig {
             (eqc::UAR_PAGE, u64::from(self.uar)),
         ];
         let mut input = self.queue_command(0x301, &fields, self.eq.base);
+        // For user contexts, too.
+        input[2..4].copy_from_slice(&0xffff_u16.to_be_bytes());
         input[0x58..0x60].copy_from_slice(&0xffff_fffe_u64.to_be_bytes());
         // Software initialises the owner bits to 1.
         for entry in 0..1_u64 << LOG_ENTRIES {

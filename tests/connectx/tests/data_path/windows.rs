@@ -312,7 +312,11 @@ fn what_a_user_must_not_bind() {
             BIND_ERROR,
         ),
         // The domain of a key is not the user's to choose.
-        ("unknown mask bits", |_, _, body| body[14] |= 1, BIND_ERROR),
+        (
+            "unknown mask bits",
+            |_, _, body| body[15] |= 0x80,
+            BIND_ERROR,
+        ),
         ("unknown flags", |_, _, body| body[0] |= 4, BAD_WQE),
         (
             "beyond the translation table",
