@@ -26,6 +26,7 @@ use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
 use mlx5_odp::implicit::ChildIndex;
+use mlx5_odp::key;
 use mlx5_odp::xlt::KSM_LEN;
 
 use crate::device::Device;
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn mlx5r_odp_revoke(mr: *mut bindings::mlx5_ib_mr) -> c_in
         unsafe {
             match bindings::mlx5r_odp_is_implicit(mr.as_ptr()) {
                 true => to_result(bindings::mlx5r_umr_revoke_mr(mr.as_ptr()))?,
-                false => Mr::new(mr).mirror().key().revoke()?,
+                false => key::revoke(Mr::new(mr).mirror().key())?,
             }
         }
         Ok(0)
@@ -155,7 +156,7 @@ pub unsafe extern "C" fn mlx5r_odp_revoke(mr: *mut bindings::mlx5_ib_mr) -> c_in
 pub unsafe extern "C" fn mlx5r_odp_close(mr: *mut bindings::mlx5_ib_mr) {
     // SAFETY: By the caller's promise.
     if let Some(mr) = unsafe { explicit(mr) } {
-        mr.mirror().key().close();
+        key::close(mr.mirror().key());
     }
 }
 
@@ -168,7 +169,7 @@ pub unsafe extern "C" fn mlx5r_odp_close(mr: *mut bindings::mlx5_ib_mr) {
 pub unsafe extern "C" fn mlx5r_odp_closed(mr: *mut bindings::mlx5_ib_mr, destroyed: bool) {
     // SAFETY: By the caller's promise.
     if let Some(mr) = unsafe { explicit(mr) } {
-        mr.mirror().key().closed(destroyed);
+        key::closed(mr.mirror().key(), destroyed);
     }
 }
 

@@ -5,7 +5,6 @@
 //! Lock order: a chunk's lock, the pool's last UMR, [`Key::gate`].
 
 use core::{
-    mem::ManuallyDrop,
     ptr::{
         self,
         NonNull, //
@@ -22,7 +21,9 @@ use hmm_abi::{
     Zap, //
 };
 use kernel::{
-    new_condvar, new_mutex,
+    error::to_result,
+    new_condvar,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -34,28 +35,20 @@ use kernel::{
         Mutex, //
     },
 };
-use mlx5_odp::xlt;
+use mlx5_odp::{
+    key::{
+        self,
+        Gate,
+        UmrError, //
+    },
+    xlt, //
+};
 
 use crate::bindings;
 
 /// What one UMR writes at most.
 // CAST: widens.
 const UMR_BYTES: usize = bindings::MLX5R_ODP_UMR_BYTES as usize;
-
-/// How often a UMR that was flushed because of another one is posted again.
-pub(crate) const RETRIES: u32 = 3;
-
-/// Whether the device may use the MKey, and UMRs may name it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    /// Yes.
-    Open,
-    /// A UMR that revokes it is under way, or the command that destroys it: what was posted before
-    /// comes before it.
-    Revoking,
-    /// No.
-    Gone,
-}
 
 /// The MKey of a mirror.
 ///
@@ -95,25 +88,7 @@ impl Key {
     pub(crate) unsafe fn open(&self, mr: NonNull<bindings::mlx5_ib_mr>) {
         // INVARIANT: By the safety requirements.
         self.mr.store(mr.as_ptr(), Release);
-        *self.gate.lock() = Gate::Open;
-    }
-
-    /// The MKey is about to be destroyed: revokes it, and even if that fails no UMR names it until
-    /// [`Key::closed`].
-    pub(crate) fn close(&self) {
-        // If it cannot be revoked, it may still be destroyed.
-        let _ = self.revoke_or(Gate::Revoking);
-    }
-
-    /// The MKey was destroyed, or could not be.
-    pub(crate) fn closed(&self, destroyed: bool) {
-        let mut gate = self.gate.lock();
-        *gate = match *gate {
-            Gate::Revoking if !destroyed => Gate::Open,
-            _ => Gate::Gone,
-        };
-        drop(gate);
-        self.changed.notify_all();
+        key::open(self);
     }
 
     fn mr(&self) -> Option<NonNull<bindings::mlx5_ib_mr>> {
@@ -135,80 +110,53 @@ impl Key {
             unsafe { bindings::mlx5r_odp_error(mr.as_ptr(), what.as_char_ptr()) };
         }
     }
+}
 
-    /// A UMR; `None` if there is no MR yet.
+impl mlx5_odp::Key for Key {
+    type Umr = Umr;
+    type Error = Error;
+
     fn umr(&self) -> Option<Umr> {
         // SAFETY: By the type invariants.
         Some(unsafe { Umr::get(self.mr()?) })
     }
 
-    /// Posts the UMR that writes `table`. `false` if the MKey is gone; if it is being revoked,
-    /// waits for that.
-    ///
-    /// # Errors
-    ///
-    /// Those of `mlx5r_umr_post`.
-    fn post<L: LockedChunk>(&self, umr: &mut Umr, table: &Table<'_, L>) -> Result<bool> {
-        let is_blank = table.is_blank();
-        let mtts = match is_blank {
-            true => xlt::len(table),
-            false => xlt::fill(table, umr.mtts()).ok_or(EINVAL)?,
-        };
-        let mr = self.mr().ok_or(EINVAL)?;
-        let mut gate = self.gate.lock();
-        while *gate == Gate::Revoking {
-            self.changed.wait(&mut gate);
-        }
-        if *gate == Gate::Gone {
-            return Ok(false);
-        }
-        let (first, len) = (table.first().0 * xlt::MTT_LEN, mtts * xlt::MTT_LEN);
-        // SAFETY: By the type invariants.
-        unsafe { umr.post(mr, first, len, is_blank) }?;
-        Ok(true)
+    fn put(&self, umr: Umr) {
+        drop(umr);
     }
 
-    /// Waits for a UMR that was posted.
-    ///
-    /// # Errors
-    ///
-    /// `EAGAIN` if it was flushed because of another one; `EFAULT` if it failed.
-    fn wait(&self, umr: &Umr) -> Result {
+    fn gate<R>(&self, mut f: impl FnMut(&mut Gate) -> Option<R>) -> R {
+        let mut gate = self.gate.lock();
+        loop {
+            let before = *gate;
+            let result = f(&mut gate);
+            if *gate != before {
+                self.changed.notify_all();
+            }
+            match result {
+                Some(result) => return result,
+                None => self.changed.wait(&mut gate),
+            }
+        }
+    }
+
+    fn post(&self, umr: &mut Umr, first: usize, mtts: usize, blank: bool) -> Result {
         let mr = self.mr().ok_or(EINVAL)?;
+        let (first, len) = (first * xlt::MTT_LEN, mtts * xlt::MTT_LEN);
+        // SAFETY: By the type invariants.
+        unsafe { umr.post(mr, first, len, blank) }
+    }
+
+    fn wait(&self, umr: &Umr) -> Result<(), UmrError> {
+        let mr = self.mr().ok_or(UmrError::Failed)?;
         // SAFETY: By the type invariants.
         unsafe { umr.wait(mr) }
     }
 
-    /// Revokes the MKey, once.
-    ///
-    /// # Errors
-    ///
-    /// Those of `mlx5r_umr_revoke_mr`; UMRs may name it again then.
-    pub(crate) fn revoke(&self) -> Result {
-        self.revoke_or(Gate::Open)
-    }
-
-    /// Revokes the MKey, once; `otherwise` is what the gate is if that fails.
-    fn revoke_or(&self, otherwise: Gate) -> Result {
-        let mut gate = self.gate.lock();
-        while *gate == Gate::Revoking {
-            self.changed.wait(&mut gate);
-        }
-        if *gate == Gate::Gone {
-            return Ok(());
-        }
+    fn revoke_mkey(&self) -> Result {
         let mr = self.mr().ok_or(EINVAL)?;
-        *gate = Gate::Revoking;
-        drop(gate);
         // SAFETY: By the type invariants.
-        let revoked =
-            kernel::error::to_result(unsafe { bindings::mlx5r_umr_revoke_mr(mr.as_ptr()) });
-        *self.gate.lock() = match revoked {
-            Ok(()) => Gate::Gone,
-            Err(_) => otherwise,
-        };
-        self.changed.notify_all();
-        revoked
+        to_result(unsafe { bindings::mlx5r_umr_revoke_mr(mr.as_ptr()) })
     }
 }
 
@@ -255,12 +203,6 @@ impl Umr {
         }
     }
 
-    fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
-        let bytes = self.xlt();
-        // SAFETY: Plain bytes, and as many.
-        unsafe { slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / xlt::MTT_LEN) }
-    }
-
     /// Posts it: it writes its first `len` bytes into the table of `mr`, from byte `first` on; or
     /// MTTs that are not present.
     ///
@@ -282,7 +224,7 @@ impl Umr {
         let first = u64::try_from(first)?;
         let len = u32::try_from(len)?;
         // SAFETY: The UMR is ours; the rest by the safety requirements.
-        kernel::error::to_result(unsafe {
+        to_result(unsafe {
             bindings::mlx5r_odp_umr_post(self.umr.as_ptr(), mr.as_ptr(), first, len, is_blank)
         })
     }
@@ -291,15 +233,20 @@ impl Umr {
     ///
     /// # Errors
     ///
-    /// `EAGAIN` if it was flushed because of another one; `EFAULT` if it failed.
+    /// See [`UmrError`].
     ///
     /// # Safety
     ///
     /// It was posted, about `mr`.
-    pub(crate) unsafe fn wait(&self, mr: NonNull<bindings::mlx5_ib_mr>) -> Result {
+    pub(crate) unsafe fn wait(
+        &self,
+        mr: NonNull<bindings::mlx5_ib_mr>,
+    ) -> Result<(), UmrError> {
         // SAFETY: The UMR is ours; the rest by the safety requirements.
-        kernel::error::to_result(unsafe {
-            bindings::mlx5r_odp_umr_wait(self.umr.as_ptr(), mr.as_ptr())
+        let waited = unsafe { bindings::mlx5r_odp_umr_wait(self.umr.as_ptr(), mr.as_ptr()) };
+        to_result(waited).map_err(|error| match error {
+            e if e == EAGAIN => UmrError::Flushed,
+            _ => UmrError::Failed,
         })
     }
 }
@@ -311,11 +258,23 @@ impl Drop for Umr {
     }
 }
 
-/// A zap under way; nothing if it is done. It has to be settled: a drop would lose the UMR.
-pub(crate) struct Ticket(Option<ManuallyDrop<Umr>>);
+impl key::Umr for Umr {
+    fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
+        let bytes = self.xlt();
+        // SAFETY: Plain bytes, and as many.
+        unsafe { slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / xlt::MTT_LEN) }
+    }
 
-// SAFETY: A UMR may be waited for by any thread.
-unsafe impl Send for Ticket {}
+    fn is_last(&self) -> bool {
+        self.is_last
+    }
+}
+
+/// A zap under way.
+pub(crate) type Ticket = key::Ticket<Umr>;
+
+// SAFETY: A UMR may be posted and waited for by any thread.
+unsafe impl Send for Umr {}
 
 impl Device for Key {
     const GRANULE: usize = xlt::UMR_BLOCK;
@@ -323,50 +282,19 @@ impl Device for Key {
     type Ticket = Ticket;
 
     fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
-        let mut umr = self.umr().ok_or(PublishError::Gone)?;
-        for _ in 0..=RETRIES {
-            match self.post(&mut umr, table) {
-                Ok(true) => {}
-                Ok(false) => return Err(PublishError::Gone),
-                Err(_) => return Err(PublishError::Failed),
-            }
-            match self.wait(&umr) {
-                Ok(()) => return Ok(()),
-                Err(e) if e == EAGAIN => {}
-                Err(_) => return Err(PublishError::Failed),
-            }
-        }
-        Err(PublishError::Again)
+        key::publish(self, table)
     }
 
     fn zap<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<Zap<Ticket>, NotZapped> {
-        let Some(mut umr) = self.umr() else {
-            return Ok(Zap::Gone);
-        };
-        match self.post(&mut umr, table) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Zap::Gone),
-            Err(_) => return Err(NotZapped),
-        }
-        if umr.is_last {
-            // Others wait for it, and whoever waits for this zap may wait for them.
-            self.wait(&umr).map_err(|_| NotZapped)?;
-            return Ok(Zap::Posted(Ticket(None)));
-        }
-        Ok(Zap::Posted(Ticket(Some(ManuallyDrop::new(umr)))))
+        key::zap(self, table)
     }
 
     fn settle(&self, ticket: Ticket) -> Result<(), NotZapped> {
-        match ticket.0 {
-            Some(umr) => self
-                .wait(&ManuallyDrop::into_inner(umr))
-                .map_err(|_| NotZapped),
-            None => Ok(()),
-        }
+        key::settle(self, ticket)
     }
 
     fn cut_off(&self) -> Result<(), NotZapped> {
-        self.revoke().map_err(|_| NotZapped)
+        key::revoke(self).map_err(|_| NotZapped)
     }
 
     fn now(&self) -> u32 {

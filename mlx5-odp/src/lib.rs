@@ -33,6 +33,7 @@ mod eq;
 mod fault;
 mod found;
 pub mod implicit;
+pub mod key;
 mod placement;
 mod prefetch;
 mod region;
@@ -44,6 +45,7 @@ pub use driver::{Driver, FoundBy, Intent, NoRegion, NoWqe, Queue, Report, Unsupp
 pub use eq::{drain, moment, Event, EventQueue, SPARE};
 pub use fault::serve;
 pub use found::{Extent, Found, NoImplicit};
+pub use key::Key;
 pub use placement::Placement;
 pub use prefetch::{prefetch, Advice};
 pub use region::{MemoryError, Pressure, Region};

@@ -19,6 +19,10 @@ use mlx5_odp::{
         Family,
         Slot, //
     },
+    key::{
+        UmrError,
+        RETRIES, //
+    },
     xlt,
     NotIn,
     Pressure,
@@ -33,10 +37,7 @@ use crate::{
         MirrorOf, //
     },
     region::Mr,
-    umr::{
-        self,
-        Umr, //
-    },
+    umr::Umr,
 };
 
 /// No child.
@@ -96,7 +97,7 @@ impl Parent {
         let len = xlt::KSM_BLOCK * xlt::KSM_LEN;
         // SAFETY: The MR is live, for its child is busy.
         let mut umr = unsafe { Umr::get(mr) };
-        for _ in 0..=umr::RETRIES {
+        for _ in 0..=RETRIES {
             // What is posted first comes first: under the lock, so do the states.
             let mut table = self.table.lock();
             if let Some(child) = table.children.get_mut(&at.0) {
@@ -115,7 +116,7 @@ impl Parent {
             drop(table);
             // SAFETY: As above.
             match unsafe { umr.wait(mr) } {
-                Err(e) if e == EAGAIN => {}
+                Err(UmrError::Flushed) => {}
                 result => return result.map_err(|_| EIO),
             }
         }

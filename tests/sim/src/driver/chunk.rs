@@ -64,10 +64,7 @@ impl ChunkData {
     fn chunk<'t>(&self, thread: &'t Thread<'t>) -> Chunk<'t> {
         Chunk {
             is_borrowed: true,
-            key: Key {
-                data: self.mirror.key(),
-                thread,
-            },
+            key: Key::new(self.mirror.key(), thread),
             data: self.this.upgrade().expect("it is in use"),
         }
     }
@@ -117,10 +114,7 @@ impl<'t> Chunk<'t> {
 
     /// A reference that was kept without its thread.
     pub(crate) fn adopt(data: Rc<ChunkData>, thread: &'t Thread<'t>) -> Self {
-        let key = Key {
-            data: data.mirror.key(),
-            thread,
-        };
+        let key = Key::new(data.mirror.key(), thread);
         Self {
             data,
             key,

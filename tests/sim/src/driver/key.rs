@@ -1,30 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! An MKey and the UMRs that write its translations: `drivers/mlx5_ib/umr.rs`.
+//! An MKey and its UMRs: what `drivers/mlx5_ib/umr.rs` does for [`mlx5_odp::key`].
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use firmware_cmds::Mkey;
 use hmm_abi::{Device, LockedChunk, NotZapped, PublishError, Table, Zap};
+use mlx5_odp::key::{self, Gate, UmrError};
 use mlx5_odp::xlt;
 
-use super::umr::{Umr, UmrError, MTTS};
+use super::umr::{Umr, MTTS};
 use crate::lock::{Class, Lock};
 use crate::mutant::Mutant;
 use crate::sim::Sim;
 use crate::task::{Channel, Thread};
-
-/// How often a UMR that was flushed because of another one is posted again.
-const RETRIES: u32 = 3;
-
-/// Whether the device may use the MKey, and UMRs may name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
-    Open,
-    Revoking,
-    Gone,
-}
 
 /// The MKey of a mirror.
 pub(crate) struct KeyData {
@@ -44,70 +34,9 @@ impl KeyData {
         }
     }
 
-    /// UMRs may name it.
-    pub(crate) fn open(&self, thread: &Thread<'_>) {
-        self.lock.lock(thread);
-        self.gate.set(Gate::Open);
-        self.lock.unlock(thread);
-    }
-
-    /// It was destroyed, or could not be.
-    pub(crate) fn closed(&self, thread: &Thread<'_>, destroyed: bool) {
-        self.lock.lock(thread);
-        self.gate.set(match self.gate.get() {
-            Gate::Revoking if !destroyed => Gate::Open,
-            _ => Gate::Gone,
-        });
-        self.lock.unlock(thread);
-        thread.sim.tasks.wake(self.changed);
-    }
-
     /// Whether the device can use none of its translations.
     pub(crate) fn is_gone(&self) -> bool {
         self.gate.get() == Gate::Gone
-    }
-
-    fn lock_settled(&self, thread: &Thread<'_>) -> Gate {
-        self.lock.lock(thread);
-        while self.gate.get() == Gate::Revoking && !thread.sim.is_over() {
-            self.lock.wait(thread, self.changed);
-        }
-        self.gate.get()
-    }
-
-    /// Revokes it, once.
-    pub(crate) fn revoke(&self, thread: &Thread<'_>) -> Result<(), UmrError> {
-        self.revoke_or(thread, Gate::Open)
-    }
-
-    /// Revokes it because it is about to be destroyed: no UMR names it until it is
-    /// [`closed`](Self::closed), even if it cannot be revoked.
-    pub(crate) fn close(&self, thread: &Thread<'_>) {
-        let otherwise = match thread.sim.has(Mutant::OpenWhileDestroyed) {
-            true => Gate::Open,
-            false => Gate::Revoking,
-        };
-        // A failure is for DESTROY_MKEY to find.
-        let _ = self.revoke_or(thread, otherwise);
-    }
-
-    /// Revokes it, once; `otherwise` is what it is if it cannot be.
-    fn revoke_or(&self, thread: &Thread<'_>, otherwise: Gate) -> Result<(), UmrError> {
-        if self.lock_settled(thread) == Gate::Gone {
-            self.lock.unlock(thread);
-            return Ok(());
-        }
-        self.gate.set(Gate::Revoking);
-        self.lock.unlock(thread);
-        let revoked = thread.sim.umrs().revoke(thread, self.mkey);
-        self.lock.lock(thread);
-        self.gate.set(match revoked {
-            Ok(()) => Gate::Gone,
-            Err(_) => otherwise,
-        });
-        self.lock.unlock(thread);
-        thread.sim.tasks.wake(self.changed);
-        revoked
     }
 }
 
@@ -116,59 +45,132 @@ impl KeyData {
 pub(crate) struct Key<'t> {
     pub(crate) data: Rc<KeyData>,
     pub(crate) thread: &'t Thread<'t>,
+    /// With a mutant: its UMRs do not care whether it is there.
+    is_ungated: bool,
 }
 
-/// A zap under way; nothing if it is done.
-#[derive(Debug)]
-pub(crate) struct Ticket(Option<Umr>);
+impl<'t> Key<'t> {
+    pub(crate) fn new(data: Rc<KeyData>, thread: &'t Thread<'t>) -> Self {
+        Self {
+            data,
+            thread,
+            is_ungated: false,
+        }
+    }
 
-impl std::fmt::Debug for Umr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "UMR {:#x}", self.buffer)
+    /// For UMRs that write its translations.
+    fn for_updates(&self) -> Self {
+        Self {
+            is_ungated: self.thread.sim.has(Mutant::ZapOfDestroyedKey),
+            ..self.clone()
+        }
+    }
+
+    /// It is about to be destroyed.
+    pub(crate) fn close(&self) {
+        match self.thread.sim.has(Mutant::OpenWhileDestroyed) {
+            true => drop(key::revoke(self)),
+            false => key::close(self),
+        }
     }
 }
 
-impl Key<'_> {
-    /// Posts the UMR that writes `table`. False if the MKey is gone; if it is being revoked, waits
-    /// for that.
-    fn post<L: LockedChunk>(&self, umr: &mut Umr, table: &Table<'_, L>) -> bool {
+/// A UMR, and what it is to write.
+pub(crate) struct Filled {
+    umr: Umr,
+    mtts: Box<[[u8; xlt::MTT_LEN]]>,
+}
+
+impl key::Umr for Filled {
+    fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
+        &mut self.mtts
+    }
+
+    fn is_last(&self) -> bool {
+        self.umr.is_last
+    }
+}
+
+impl mlx5_odp::Key for Key<'_> {
+    type Umr = Filled;
+    type Error = UmrError;
+
+    fn umr(&self) -> Option<Filled> {
+        Some(Filled {
+            umr: self.thread.sim.umrs().get(self.thread),
+            mtts: vec![[0xff; xlt::MTT_LEN]; MTTS].into(),
+        })
+    }
+
+    fn put(&self, filled: Filled) {
+        self.thread.sim.umrs().put(self.thread, &filled.umr);
+    }
+
+    fn gate<R>(&self, mut f: impl FnMut(&mut Gate) -> Option<R>) -> R {
+        let KeyData {
+            gate,
+            lock,
+            changed,
+            ..
+        } = &*self.data;
         let sim = self.thread.sim;
-        let mut mtts = [[0xff; xlt::MTT_LEN]; MTTS];
-        let Some(count) = xlt::fill(table, &mut mtts) else {
-            sim.fail(
-                "a table that is too long",
-                format_args!("{} entries", table.len()),
-            );
-            return false;
+        if self.is_ungated {
+            if let Some(result) = f(&mut Gate::Open) {
+                return result;
+            }
+        }
+        lock.lock(self.thread);
+        loop {
+            let before = match gate.get() {
+                // Nobody comes to change it any more.
+                Gate::Revoking if sim.is_over() => Gate::Gone,
+                gate => gate,
+            };
+            let mut after = before;
+            let result = f(&mut after);
+            if after != before {
+                gate.set(after);
+                sim.tasks.wake(*changed);
+            }
+            if let Some(result) = result {
+                lock.unlock(self.thread);
+                return result;
+            }
+            lock.wait(self.thread, *changed);
+        }
+    }
+
+    fn post(
+        &self,
+        filled: &mut Filled,
+        first: usize,
+        mtts: usize,
+        blank: bool,
+    ) -> Result<(), UmrError> {
+        let sim = self.thread.sim;
+        let bytes = match blank {
+            true => vec![0; mtts * xlt::MTT_LEN],
+            false => filled.mtts[..mtts].as_flattened().to_vec(),
         };
-        sim.adapter
-            .borrow()
-            .write(umr.buffer, mtts[..count].as_flattened());
-        if sim.has(Mutant::ZapOfDestroyedKey) {
-            sim.umrs()
-                .post(self.thread, umr, self.data.mkey, (table.first().0, count));
-            return true;
-        }
-        let gate = self.data.lock_settled(self.thread);
-        if gate == Gate::Open {
-            sim.umrs()
-                .post(self.thread, umr, self.data.mkey, (table.first().0, count));
-        }
-        self.data.lock.unlock(self.thread);
-        gate == Gate::Open
+        sim.adapter.borrow().write(filled.umr.buffer, &bytes);
+        sim.umrs()
+            .post(self.thread, &mut filled.umr, self.data.mkey, (first, mtts));
+        Ok(())
     }
 
-    fn wait(&self, umr: &Umr) -> Result<(), UmrError> {
-        self.thread
-            .sim
-            .umrs()
-            .wait(self.thread, umr, self.data.mkey)
+    fn wait(&self, filled: &Filled) -> Result<(), UmrError> {
+        let umrs = self.thread.sim.umrs();
+        umrs.wait(self.thread, &filled.umr, self.data.mkey)
     }
 
-    fn put(&self, umr: &Umr) {
-        self.thread.sim.umrs().put(self.thread, umr);
+    fn revoke_mkey(&self) -> Result<(), UmrError> {
+        let umrs = self.thread.sim.umrs();
+        umrs.revoke(self.thread, self.data.mkey)
     }
 }
+
+/// A zap under way.
+pub(crate) type Ticket = key::Ticket<Filled>;
 
 impl Device for Key<'_> {
     const GRANULE: usize = xlt::UMR_BLOCK;
@@ -176,64 +178,23 @@ impl Device for Key<'_> {
     type Ticket = Ticket;
 
     fn publish<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<(), PublishError> {
-        let umrs = self.thread.sim.umrs();
-        let mut umr = umrs.get(self.thread);
-        let mut result = Err(PublishError::Again);
-        for _ in 0..=RETRIES {
-            if !self.post(&mut umr, table) {
-                result = Err(PublishError::Gone);
-                break;
-            }
-            match self.wait(&umr) {
-                Ok(()) => {
-                    result = Ok(());
-                    break;
-                }
-                Err(UmrError::Again) => {}
-                Err(UmrError::Fault) => {
-                    result = Err(PublishError::Failed);
-                    break;
-                }
-            }
-        }
-        self.put(&umr);
-        result
+        key::publish(&self.for_updates(), table)
     }
 
     fn zap<L: LockedChunk>(&self, table: &Table<'_, L>) -> Result<Zap<Ticket>, NotZapped> {
-        let umrs = self.thread.sim.umrs();
-        let mut umr = umrs.get(self.thread);
-        if !self.post(&mut umr, table) {
-            self.put(&umr);
-            return Ok(Zap::Gone);
-        }
-        if umr.is_last {
-            // Others wait for it, and whoever waits for this zap may wait for them.
-            let result = self.wait(&umr);
-            self.put(&umr);
-            return match result {
-                Ok(()) => Ok(Zap::Posted(Ticket(None))),
-                Err(_) => Err(NotZapped),
-            };
-        }
-        Ok(Zap::Posted(Ticket(Some(umr))))
+        key::zap(&self.for_updates(), table)
     }
 
     fn settle(&self, ticket: Ticket) -> Result<(), NotZapped> {
-        let Some(umr) = ticket.0 else {
-            return Ok(());
-        };
         if self.thread.sim.has(Mutant::ZapNotWaitedFor) {
             return Ok(());
         }
-        let result = self.wait(&umr);
-        self.put(&umr);
-        result.map_err(|_| NotZapped)
+        key::settle(self, ticket)
     }
 
     fn cut_off(&self) -> Result<(), NotZapped> {
         self.thread.sim.coverage(|c| c.cut_off += 1);
-        self.data.revoke(self.thread).map_err(|_| NotZapped)
+        key::revoke(self).map_err(|_| NotZapped)
     }
 
     fn now(&self) -> u32 {

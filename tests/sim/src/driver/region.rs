@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use firmware_cmds::{AccessMode, Iova, Mkc, Mkey};
 use hmm_abi::{ChunkIndex, Geometry, HmmPfn, Need, Slots, Store};
-use mlx5_odp::{bring_in_present, MemoryError, NotIn, Placement, Pressure, Region};
+use mlx5_odp::{bring_in_present, key, MemoryError, NotIn, Placement, Pressure, Region};
 
 use super::chunk::Chunk;
-use super::key::KeyData;
+use super::key::{Key, KeyData};
 use super::mirror::Mirror;
 use crate::memory::PAGE;
 use crate::mutant::Mutant;
@@ -164,7 +164,7 @@ impl<'t> Thread<'t> {
             self.deregister(&mirror);
             return None;
         }
-        mirror.key().open(self);
+        key::open(&self.key_of(&mirror));
         let mr = Mr {
             mirror: Rc::clone(&mirror),
             thread: self,
@@ -180,6 +180,10 @@ impl<'t> Thread<'t> {
         Some(mirror)
     }
 
+    fn key_of(&'t self, mirror: &Mirror) -> Key<'t> {
+        Key::new(mirror.key(), self)
+    }
+
     /// `ibv_dereg_mr`, as `mr.c` does it with our patch: unknown to faults, unused, revoked,
     /// destroyed, unmapped.
     pub(crate) fn deregister(&'t self, mirror: &Rc<Mirror>) {
@@ -192,11 +196,11 @@ impl<'t> Thread<'t> {
             self.wait(sim.unused);
         }
         if !sim.has(Mutant::ZapOfDestroyedKey) {
-            mirror.key().close(self);
+            self.key_of(mirror).close();
         }
         self.step();
         sim.adapter.borrow_mut().destroy_mkey(mkey);
-        mirror.key().closed(self, true);
+        key::closed(&self.key_of(mirror), true);
         self.step();
         mirror.release(self);
         sim.coverage(|c| c.deregistered += 1);

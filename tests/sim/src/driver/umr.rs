@@ -11,6 +11,7 @@ use std::time::Duration;
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset, OCTOWORD};
 use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{Mkc, Mkey, Wire};
+use mlx5_odp::key::UmrError;
 use mlx5_odp::xlt;
 
 use crate::adapter::{data, emit, Adapter, Completion, Qp};
@@ -32,13 +33,6 @@ pub(crate) enum Status {
     Success,
     Flushed,
     Failed,
-}
-
-/// `-EAGAIN` or `-EFAULT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UmrError {
-    Again,
-    Fault,
 }
 
 /// `enum mlx5r_umr_state`.
@@ -253,12 +247,12 @@ impl Umrs {
         }
         match status {
             Status::Success => Ok(()),
-            Status::Flushed => Err(UmrError::Again),
+            Status::Flushed => Err(UmrError::Flushed),
             Status::Failed => {
                 self.semaphore.down(thread);
                 self.recover(thread, mkey);
                 self.semaphore.up(thread.sim);
-                Err(UmrError::Fault)
+                Err(UmrError::Failed)
             }
         }
     }
@@ -297,7 +291,7 @@ impl Umrs {
         self.semaphore.down(thread);
         let result = loop {
             if sim.is_over() {
-                break Err(UmrError::Fault);
+                break Err(UmrError::Failed);
             }
             let context = self.context(sim, false);
             self.lock_active(thread, mkey);
@@ -308,7 +302,7 @@ impl Umrs {
                 Status::Flushed => {}
                 Status::Failed => {
                     self.recover(thread, mkey);
-                    break Err(UmrError::Fault);
+                    break Err(UmrError::Failed);
                 }
             }
         };
