@@ -90,6 +90,9 @@ int mlx5r_odp_get_prefetchable(struct ib_pd *pd, bool write, u32 key,
 	*mr = container_of(mkey, struct mlx5_ib_mr, mmkey);
 	if ((*mr)->ibmr.pd != pd || (write && !(*mr)->umem->writable))
 		err = -EPERM;
+	else if (!is_odp_mr(*mr))
+		/* A dma-buf's, while its registration is about to fail. */
+		err = -EINVAL;
 	else
 		refcount_inc(&mkey->usecount);
 unlock:
