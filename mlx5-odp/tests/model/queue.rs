@@ -64,7 +64,10 @@ impl Queue for HeldQueue<'_> {
     fn read_send(&self, index: u16) -> Result<Bytes, NoWqe> {
         match self.queue.error {
             Some(error) => Err(error),
-            None => Ok(Bytes(self.queue.send[usize::from(index) * 64..].to_vec())),
+            None => {
+                let wqe = self.queue.send.get(usize::from(index) * 64..);
+                Ok(Bytes(wqe.ok_or(NoWqe::Unreadable)?.to_vec()))
+            }
         }
     }
 
