@@ -68,6 +68,10 @@ impl Area {
         }
     }
 
+    fn pages_per_entry(&self) -> usize {
+        self.pages.len() / self.indices.len()
+    }
+
     fn set_sequence(&self, sequence: usize) {
         self.sequence.store(sequence, Ordering::Relaxed);
     }
@@ -80,9 +84,9 @@ impl Area {
 impl Ref {
     /// The notifier's callback: the first pass.
     pub(crate) fn invalidate(&self, pages: &Pages, sequence: usize, two_passes: bool) -> Started {
-        let all = &self.0.pages;
-        let first = pages.start.max(all.start) - all.start;
-        let end = pages.end.min(all.end) - all.start;
+        let (all, unit) = (&self.0.pages, self.0.pages_per_entry());
+        let first = (pages.start.max(all.start) - all.start) / unit;
+        let end = (pages.end.min(all.end) - all.start).div_ceil(unit);
         start(self, Slots::new(first..end), sequence, true, two_passes)
     }
 }
@@ -130,7 +134,9 @@ impl FaultChunk for Ref {
     ) -> Result<Sequence, RangeError<MemoryError>> {
         let area = &*self.0;
         let world = &area.key.world;
-        assert_eq!(found.len(), slots.len());
+        let unit = area.pages_per_entry();
+        assert_eq!(found.len(), slots.len() * unit);
+        let first = area.pages.start + slots.range().start * unit;
         let trouble = {
             let mut state = world.state();
             state.walks += 1;
@@ -150,8 +156,7 @@ impl FaultChunk for Ref {
                 }
                 area.sequence()
             };
-            for (slot, found) in slots.range().zip(&mut *found) {
-                let page = area.pages.start + slot;
+            for (page, found) in (first..).zip(&mut *found) {
                 let walked = world.state().memory.walk(page, need);
                 match walked.map_err(RangeError::Failed)? {
                     Walked::Found(page) => *found = page,

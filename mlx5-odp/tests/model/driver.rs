@@ -23,6 +23,7 @@ use super::queue::{HeldQueue, ModelQueue};
 use super::world::{State, World};
 
 const PAGE_SHIFT: u32 = 12;
+const HUGE_SHIFT: u32 = 21;
 const PAGE: usize = 1 << PAGE_SHIFT;
 
 /// A driver on a world.
@@ -75,6 +76,24 @@ impl Model {
         bytes: usize,
         writable: bool,
     ) {
+        let pages = Geometry::cover(address, bytes, PAGE_SHIFT, PAGE_SHIFT).unwrap();
+        self.register_as(mkey, iova, address, pages, writable);
+    }
+
+    /// The same in huge pages, which this process does not have.
+    pub(crate) fn register_huge(&self, mkey: Mkey, iova: u64, address: usize, bytes: usize) {
+        let entries = Geometry::cover(address, bytes, PAGE_SHIFT, HUGE_SHIFT).unwrap();
+        self.register_as(mkey, iova, address, entries, true);
+    }
+
+    fn register_as(
+        &self,
+        mkey: Mkey,
+        iova: u64,
+        address: usize,
+        geometry: Geometry,
+        writable: bool,
+    ) {
         let mr = Mr {
             key: Arc::new(Key {
                 world: Arc::clone(&self.world),
@@ -83,7 +102,7 @@ impl Model {
             placement: Placement {
                 iova: Iova::new(iova),
                 address,
-                geometry: Geometry::cover(address, bytes, PAGE_SHIFT, PAGE_SHIFT).unwrap(),
+                geometry,
                 writable,
             },
             chunks: Mutex::default(),

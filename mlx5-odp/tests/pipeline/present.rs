@@ -107,3 +107,35 @@ fn without_scratch_or_a_device_it_fails() {
     model.world().trouble.publishes = [PublishError::Failed].into();
     assert_eq!(bring_in(&model, |_, _| true), Err(NotIn::Device));
 }
+
+/// Entries of 2 MiB over memory in pages of 4 KiB: the device is told of none of them, and need not
+/// ask again.
+#[test]
+fn memory_in_smaller_pieces_than_the_entries_is_invalid() {
+    const HUGE: usize = 2 << 20;
+    let model = Model::new();
+    let pages = HUGE / 4096..3 * HUGE / 4096;
+    model.world().memory.mmap(pages.clone(), Protection::Write);
+    model.register_huge(KEY, IOVA, HUGE, 2 * HUGE);
+
+    // Nothing is there, and nothing is in pieces.
+    assert_eq!(bring_in(&model, |_, _| true), Ok(()));
+    for event in [
+        PageFault::Memory(memory(IOVA, 1)),
+        PageFault::Rdma(rdma(IOVA, 100, true)),
+    ] {
+        fault(&model, event);
+    }
+    assert_eq!(resumed(&model), [false, false]);
+    assert_eq!(bring_in(&model, |_, _| true), Err(NotIn::Invalid));
+    let first_of_second = bring_in(&model, |at, _| at != ChunkIndex(0));
+    assert_eq!(first_of_second, Ok(()));
+    assert_eq!((model.mapped(KEY), model.world().nic.publishes), (0, 0));
+    assert_eq!(table(&model, 0, 2), [NONE; 2]);
+    // The first page stands for the entry.
+    model.drop_pages(&pages);
+    model.world().memory.write(pages.start + 511);
+    assert_eq!(bring_in(&model, |_, _| true), Ok(()));
+    model.world().memory.write(pages.start);
+    assert_eq!(bring_in(&model, |_, _| true), Err(NotIn::Invalid));
+}
