@@ -95,12 +95,12 @@ fn suites() -> Vec<Suite> {
                 seed: Some(DISTURB_SEED),
                 ..Options::default()
             },
-            ..suite("disturb", &["disturb", DISTURB_SECONDS], 15)
+            ..suite("disturb", &["disturb", DISTURB_SECONDS], 30)
         },
-        suite("cases", &["cases"], 20),
+        suite("cases", &["cases"], 40),
         Suite {
             whole: &["mixed"],
-            ..suite("mixed", &["mixed"], 6)
+            ..suite("mixed", &["mixed"], 20)
         },
         Suite {
             options: Options {
@@ -111,17 +111,17 @@ fn suites() -> Vec<Suite> {
                 },
                 ..Options::default()
             },
-            ..suite("rxe", &["rxe"], 5)
+            ..suite("rxe", &["rxe"], 15)
         },
-        suite("cycles", &["cycles"], 6),
+        suite("cycles", &["cycles"], 20),
         Suite {
             options: Options {
                 ours: false,
                 ..Options::default()
             },
-            ..suite("device", &["device"], 6)
+            ..suite("device", &["device"], 15)
         },
-        suite("large", &["large"], 6),
+        suite("large", &["large"], 15),
         suite(
             "kernel",
             &["kernel", "virtual", "iova", "list", "stretch"],
@@ -147,7 +147,7 @@ fn suites() -> Vec<Suite> {
                 },
                 ..Options::default()
             },
-            ..suite("hmm", &["hmm"], 5)
+            ..suite("hmm", &["hmm"], 15)
         },
         on_iommu("iommu-lazy", Iommu::IntelLazy),
         on_iommu("iommu-passthrough", Iommu::Passthrough),
@@ -183,7 +183,7 @@ fn on_iommu(name: &'static str, iommu: Iommu) -> Suite {
             },
             ..Options::default()
         },
-        ..suite(name, &["iommu"], 4)
+        ..suite(name, &["iommu"], 12)
     }
 }
 
