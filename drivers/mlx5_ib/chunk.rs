@@ -3,8 +3,8 @@
 //! The chunks of a mirror.
 //!
 //! Lock order: the reverse map's locks and `mmap_lock`, then a chunk's, then those of
-//! [`crate::umr`] or the mirror's list of idle chunks. Reclaim may come with any of the former, so nothing under a chunk's lock
-//! allocates in a way that reclaims.
+//! [`crate::umr`] or the mirror's list of idle chunks. Reclaim may come with any of the former, so
+//! nothing under a chunk's lock allocates in a way that reclaims.
 
 use core::{
     ops::Range,

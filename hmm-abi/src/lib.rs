@@ -20,8 +20,8 @@
 //! memory supplies the rest:
 //!
 //! - [`Store`]: where the chunks are, and how one is made;
-//! - [`Chunk`], [`FaultChunk`] and [`LockedChunk`]: the memory, the lock, the entries' place, the mapping for the
-//!   device;
+//! - [`Chunk`], [`FaultChunk`] and [`LockedChunk`]: the memory, the lock, the entries' place, the
+//!   mapping for the device;
 //! - [`Device`]: the table of translations.
 //!
 //! What they cannot get wrong:

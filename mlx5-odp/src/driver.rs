@@ -139,8 +139,8 @@ pub trait Driver {
     /// The key that ends a receive WQE's scatter list.
     fn end_of_list(&self) -> Mkey;
 
-    /// Sends PAGE_FAULT_RESUME; does not have to wait for it. There is nothing to be done when it fails: the device is lost,
-    /// or the queue is gone.
+    /// Sends PAGE_FAULT_RESUME; does not have to wait for it. There is nothing to be done when it
+    /// fails: the device is lost, or the queue is gone.
     fn resume(&self, command: &PageFaultResume);
 
     /// Waits for so many milliseconds, or a little longer.

@@ -27,8 +27,9 @@
 //! child again.
 //!
 //! Lock order: [`Family::with`]'s lock is held for as long as the closure runs, and nothing is done
-//! under it but to look at the clock and at event numbers. Who makes a slot busy holds no lock, and waits for the device and for memory, not for
-//! events: so whoever waits for a busy slot may be one who serves an event.
+//! under it but to look at the clock and at event numbers. Who makes a slot busy holds no lock, and
+//! waits for the device and for memory, not for events: so whoever waits for a busy slot may be one
+//! who serves an event.
 
 mod layout;
 mod slot;
