@@ -22,8 +22,7 @@ use hmm_abi::{
 };
 use kernel::{
     error::to_result,
-    new_condvar,
-    new_mutex,
+    new_condvar, new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -238,10 +237,7 @@ impl Umr {
     /// # Safety
     ///
     /// It was posted, about `mr`.
-    pub(crate) unsafe fn wait(
-        &self,
-        mr: NonNull<bindings::mlx5_ib_mr>,
-    ) -> Result<(), UmrError> {
+    pub(crate) unsafe fn wait(&self, mr: NonNull<bindings::mlx5_ib_mr>) -> Result<(), UmrError> {
         // SAFETY: The UMR is ours; the rest by the safety requirements.
         let waited = unsafe { bindings::mlx5r_odp_umr_wait(self.umr.as_ptr(), mr.as_ptr()) };
         to_result(waited).map_err(|error| match error {
