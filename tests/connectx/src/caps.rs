@@ -165,6 +165,16 @@ impl CapType {
     }
 }
 
+/// Whether a ConnectX has capabilities of the type with this number (`enum mlx5_cap_type`) and
+/// this one none of them: not Ethernet, flow tables, QoS, device memory and so on.
+#[must_use]
+pub fn is_void(number: u16) -> bool {
+    matches!(
+        number,
+        1 | 4..=9 | 0xc..=0x11 | 0x13..=0x15 | 0x1a | 0x1d..=0x20 | 0x25 | 0x26 | 0x28 | 0x2a
+    )
+}
+
 /// Capabilities of every type.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CapSet {

@@ -481,6 +481,10 @@ fn a_user_cannot_break_the_protocol() {
     let mut no_caps = about(0x100, 0, 16);
     no_caps[7] = 0x7f;
     assert_eq!(run(&mut rig, user.uid, no_caps.clone()).0, BAD_PARAM);
+    // QoS: there is nothing, which is no reason to refuse.
+    let mut qos = no_caps.clone();
+    qos[7] = 0xc << 1 | 1;
+    assert_eq!(run(&mut rig, user.uid, qos).0, 0);
     let mut key = user.create_mkey(0, 0, 0, 1 << 40);
     key.mkey_umem_valid = false;
     key.mkc.access_mode = AccessMode::Ksm;
