@@ -42,6 +42,8 @@ pub const LOG_MAX_CQ: u64 = 17;
 pub const LOG_MAX_EQ: u64 = 6;
 /// The same for indices of MKeys.
 pub const LOG_MAX_MKEY: u64 = 24;
+/// The same for QPs that are attached to one multicast group.
+pub const LOG_MAX_QP_MCG: u64 = 10;
 /// The same for transport domains.
 pub const LOG_MAX_TD: u64 = 16;
 /// The same for protection domains.
@@ -55,6 +57,9 @@ pub const LOG_MAX_UCTX: u64 = 12;
 pub const LOG_MAX_UMEM: u64 = 20;
 /// Objects of the DEVX kind: user contexts and umems (`MLX5_GENERAL_OBJ_TYPES_CAP_*`).
 const OBJECT_TYPES: u64 = 1 << 4 | 1 << 5;
+
+/// How many multicast groups a driver should attach QPs to, as a power of two. More do no harm.
+const LOG_MAX_MCG: u64 = 13;
 
 /// How many indirect MKeys (KLMs, KSMs) one behind the other may lead to memory.
 pub const MAX_INDIRECTION: u64 = 4;
@@ -103,6 +108,8 @@ const GENERAL: &[(Field, u64)] = &[
     (general::LOG_MAX_TRANSPORT_DOMAIN, LOG_MAX_TD),
     (general::LOG_MAX_PD, LOG_MAX_PD),
     (general::LOG_MAX_XRCD, LOG_MAX_XRCD),
+    (general::MAX_QP_MCG, 1 << LOG_MAX_QP_MCG),
+    (general::LOG_MAX_MCG, LOG_MAX_MCG),
     (general::LOG_MAX_RMP, LOG_MAX_SRQ),
     (general::MAX_NUM_EQS, (1 << LOG_MAX_EQ) - 1),
     (general::DEVICE_FREQUENCY_KHZ, CLOCK_KHZ),

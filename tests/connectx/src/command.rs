@@ -11,6 +11,7 @@ mod devx;
 pub mod domain;
 mod eq;
 mod hca;
+mod mcg;
 mod mkey;
 mod pagefault;
 mod qp;
@@ -111,6 +112,7 @@ const OBJECTS: &[&[Command]] = &[
     devx::COMMANDS,
     domain::COMMANDS,
     eq::COMMANDS,
+    mcg::COMMANDS,
     mkey::COMMANDS,
     pagefault::COMMANDS,
     qp::COMMANDS,

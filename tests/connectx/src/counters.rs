@@ -87,6 +87,8 @@ counters! {
     bytes_written,
     /// SEND messages delivered.
     msgs_send,
+    /// Requests that the subnet administrator answered.
+    sa_requests,
     /// RDMA WRITE messages executed.
     msgs_write,
     /// RDMA READ messages executed.

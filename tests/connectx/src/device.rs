@@ -24,6 +24,7 @@ use crate::order::Order;
 use crate::qp::Qps;
 use crate::rules::Rules;
 use crate::srq::Srqs;
+use crate::subnet::{multicast::Attachments, Subnet};
 use crate::uar::Uars;
 use crate::uctx::Uctxs;
 use crate::umem::Umems;
@@ -95,6 +96,11 @@ pub struct Device {
     /// Queue pairs.
     #[serde(rename = "qp")]
     pub qps: Qps,
+    /// What the subnet manager knows.
+    pub subnet: Subnet,
+    /// QPs that listen to multicast groups.
+    #[serde(rename = "mcg")]
+    pub attachments: Attachments,
     /// Accesses stalled on a page fault.
     #[serde(rename = "fault")]
     pub faults: Faults,
@@ -133,6 +139,8 @@ impl Device {
             srqs: Srqs::default(),
             mkeys: Mkeys::default(),
             qps: Qps::default(),
+            subnet: Subnet::default(),
+            attachments: Attachments::default(),
             faults: Faults::default(),
             agenda: Agenda::default(),
             order: Order::fifo(),
@@ -174,6 +182,9 @@ impl Device {
         self.srqs = Srqs::default();
         self.mkeys = Mkeys::default();
         self.qps = Qps::default();
+        // The port goes down, and the subnet manager forgets its memberships.
+        self.subnet = Subnet::default();
+        self.attachments = Attachments::default();
         self.faults = Faults::default();
         // Of the objects that were.
         self.forget_work(|work| !matches!(work, Work::Command(..)));

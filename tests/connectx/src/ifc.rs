@@ -153,6 +153,8 @@ layouts! {
         LOG_BF_REG_SIZE "log_bf_reg_size" @ 0x26b, 5;
         MAX_WQE_SZ_SQ "max_wqe_sz_sq" @ 0x290, 16;
         MAX_WQE_SZ_RQ "max_wqe_sz_rq" @ 0x2b0, 16;
+        MAX_QP_MCG "max_qp_mcg" @ 0x2e7, 25;
+        LOG_MAX_MCG "log_max_mcg" @ 0x318, 8;
         LOG_MAX_TRANSPORT_DOMAIN "log_max_transport_domain" @ 0x323, 5;
         LOG_MAX_PD "log_max_pd" @ 0x32b, 5;
         LOG_MAX_XRCD "log_max_xrcd" @ 0x33b, 5;

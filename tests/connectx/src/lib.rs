@@ -37,6 +37,7 @@ pub mod pci;
 pub mod qp;
 pub mod rules;
 pub mod srq;
+pub mod subnet;
 pub mod transport;
 pub mod uar;
 pub mod uctx;

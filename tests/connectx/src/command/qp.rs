@@ -110,6 +110,13 @@ fn missing_reference(device: &Device, qp: &Qp) -> Option<String> {
 }
 
 fn destroy_qp(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    if device.attachments.is_attached(qpn(input)) {
+        device.journal.note(format_args!(
+            "QP {} is still attached to a multicast group",
+            qpn(input)
+        ));
+        return Err(CmdStatus::ResBusy.into());
+    }
     if device.destroy_qp(qpn(input)) {
         Ok(())
     } else {

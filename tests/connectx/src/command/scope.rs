@@ -44,9 +44,8 @@ impl Scope {
             "DESTROY_CQ" => Self::Destroys(Cq),
             "CREATE_QP" => Self::Creates(Qp),
             "QUERY_QP" | "RST2INIT_QP" | "INIT2INIT_QP" | "INIT2RTR_QP" | "RTR2RTS_QP"
-            | "RTS2RTS_QP" | "SQERR2RTS_QP" | "SQD_RTS_QP" | "2ERR_QP" | "2RST_QP" => {
-                Self::Uses(Qp)
-            }
+            | "RTS2RTS_QP" | "SQERR2RTS_QP" | "SQD_RTS_QP" | "2ERR_QP" | "2RST_QP"
+            | "ATTACH_TO_MCG" | "DETACH_FROM_MCG" => Self::Uses(Qp),
             "DESTROY_QP" => Self::Destroys(Qp),
             "CREATE_RMP" | "CREATE_XRC_SRQ" => Self::Creates(Srq),
             "QUERY_RMP" | "MODIFY_RMP" | "QUERY_XRC_SRQ" | "ARM_XRC_SRQ" => Self::Uses(Srq),

@@ -9,6 +9,7 @@ use crate::ifc::{
     hca_vport_context as vport, query_hca_vport_context_in, query_hca_vport_gid_in,
     query_hca_vport_gid_out, query_hca_vport_pkey_in, query_hca_vport_pkey_out,
 };
+use crate::subnet::{PKEY, SM_LID};
 
 const CONTEXT: usize = 0x10;
 const CONTEXT_SIZE: usize = 0x200;
@@ -20,7 +21,6 @@ const NODE_GUID: u64 = 0x0200_5e00_0300_0002;
 const GIDS: u64 = 8;
 /// Entries of the P_Key table with capability `pkey_table_size` 0.
 const PKEYS: u64 = 128;
-const DEFAULT_PKEY: u64 = 0xffff;
 const ACTIVE: u64 = 4;
 const LINK_UP: u64 = 5;
 const SUBNET_TIMEOUT: u64 = 18;
@@ -50,7 +50,7 @@ fn query_context(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult
         (vport::CAP_MASK1_FIELD_SELECT, 0xffff_ffff),
         (vport::LID, u64::from(LID)),
         (vport::SUBNET_TIMEOUT, SUBNET_TIMEOUT),
-        (vport::SM_LID, u64::from(LID)),
+        (vport::SM_LID, u64::from(SM_LID)),
     ] {
         field.set(context, value);
     }
@@ -103,7 +103,7 @@ fn query_pkey(dev: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
         return Err(CmdStatus::BadOutpLen.into());
     }
     if index == 0 || index == ALL {
-        query_hca_vport_pkey_out::PKEY.set(output, DEFAULT_PKEY);
+        query_hca_vport_pkey_out::PKEY.set(output, u64::from(PKEY));
     }
     Ok(())
 }

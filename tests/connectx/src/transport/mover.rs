@@ -12,8 +12,9 @@ use std::ops::Range;
 use firmware_cmds::{Mkey, Pdn, Qpn};
 use serde::Serialize;
 
+use crate::counters::Counters;
 use crate::device::Device;
-use crate::guest::DmaError;
+use crate::guest::{DmaError, GuestMemory};
 use crate::inspect::show;
 use crate::mkey::{Access, Denied, Extent, Missing, Mkeys, Target, WalkError};
 
@@ -185,25 +186,8 @@ impl Device {
         let chunk = done..done + len;
         let from = pieces(&self.mkeys, source, chunk.clone(), total).map_err(Blocked::Source)?;
         let to = pieces(&self.mkeys, destination, chunk, total).map_err(Blocked::Destination)?;
-        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let mut rest = &mut buffer[..];
-        for piece in &from {
-            rest = match piece {
-                Piece::Memory(extent) => {
-                    let (now, later) = split(rest, extent.len);
-                    if let Err(error) = self.mem.read(extent.iova, now) {
-                        return Err(Blocked::Source(Obstacle::Dma(*extent, error)));
-                    }
-                    self.counters.bytes_read += extent.len;
-                    later
-                }
-                Piece::Inline(bytes) => {
-                    let (now, later) = rest.split_at_mut(bytes.len());
-                    now.copy_from_slice(bytes);
-                    later
-                }
-            };
-        }
+        let buffer = Self::read_pieces(&*self.mem, &mut self.counters, &from, len);
+        let mut buffer = buffer.map_err(Blocked::Source)?;
         let mut rest = &mut buffer[..];
         for piece in &to {
             if let Piece::Memory(extent) = piece {
@@ -220,6 +204,43 @@ impl Device {
 }
 
 impl Device {
+    /// The first `len` bytes of an end.
+    ///
+    /// # Errors
+    ///
+    /// What keeps them from being read.
+    pub(super) fn gather(&mut self, end: &End<'_>, len: u64) -> Result<Vec<u8>, Obstacle> {
+        let from = pieces(&self.mkeys, end, 0..len, len)?;
+        Self::read_pieces(&*self.mem, &mut self.counters, &from, len)
+    }
+
+    fn read_pieces(
+        mem: &dyn GuestMemory,
+        counters: &mut Counters,
+        from: &[Piece<'_>],
+        len: u64,
+    ) -> Result<Vec<u8>, Obstacle> {
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let mut rest = &mut buffer[..];
+        for piece in from {
+            rest = match piece {
+                Piece::Memory(extent) => {
+                    let (now, later) = split(rest, extent.len);
+                    mem.read(extent.iova, now)
+                        .map_err(|error| Obstacle::Dma(*extent, error))?;
+                    counters.bytes_read += extent.len;
+                    later
+                }
+                Piece::Inline(bytes) => {
+                    let (now, later) = rest.split_at_mut(bytes.len());
+                    now.copy_from_slice(bytes);
+                    later
+                }
+            };
+        }
+        Ok(buffer)
+    }
+
     /// Whether the first `len` bytes of an end could be accessed now.
     pub(super) fn probe(&self, end: &End<'_>, len: u64) -> Result<(), Obstacle> {
         pieces(&self.mkeys, end, 0..len, len).map(drop)

@@ -15,6 +15,7 @@ mod rig;
 mod rules;
 mod shared_receive;
 mod stress;
+mod subnet;
 mod umr;
 mod walk;
 mod windows;
