@@ -91,6 +91,8 @@ event_types! {
     SRQ_LAST_WQE = 0x13,
     /// A shared receive queue fell below its limit.
     SRQ_RQ_LIMIT = 0x14,
+    /// A DC target that was to be drained is.
+    DCT_DRAINED = 0x1c,
 }
 
 /// Event queue entry.
@@ -156,6 +158,11 @@ impl Eqe {
     /// An event about a shared receive queue (`data.qp_srq`).
     pub fn about_srq(event_type: EventType, srqn: Srqn) -> Self {
         Self::empty(event_type, 0).with_word(24, srqn.get())
+    }
+
+    /// [`EventType::DCT_DRAINED`] of this target (`data.dct`).
+    pub fn dct_drained(dctn: Qpn) -> Self {
+        Self::empty(EventType::DCT_DRAINED, 0).with_word(24, dctn.get())
     }
 
     /// [`EventType::COMP`] of this queue (`data.comp`).

@@ -7,9 +7,11 @@
 
 mod access_reg;
 mod cq;
+mod dct;
 mod devx;
 pub mod domain;
 mod eq;
+mod general;
 mod hca;
 mod mcg;
 mod mkey;
@@ -109,9 +111,11 @@ const FUNCTION: &[&[Command]] = &[access_reg::COMMANDS, hca::COMMANDS, vport::CO
 /// Commands about objects, which exist between INIT_HCA and TEARDOWN_HCA.
 const OBJECTS: &[&[Command]] = &[
     cq::COMMANDS,
+    dct::COMMANDS,
     devx::COMMANDS,
     domain::COMMANDS,
     eq::COMMANDS,
+    general::COMMANDS,
     mcg::COMMANDS,
     mkey::COMMANDS,
     pagefault::COMMANDS,

@@ -303,6 +303,7 @@ impl Device {
             ("mkey", self.mkeys.len()),
             ("pd", self.domains.pds.len()),
             ("qp", self.qps.len()),
+            ("reserved_qpn", self.qps.reserved()),
             ("srq", self.srqs.queues.len()),
             ("stall", self.faults.len()),
             ("td", self.domains.tds.len()),

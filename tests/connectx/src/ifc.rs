@@ -128,6 +128,8 @@ layouts! {
         UMR_EXTENDED_TRANSLATION_OFFSET "umr_extended_translation_offset" @ 0x118, 1;
         NULL_MKEY "null_mkey" @ 0x119, 1;
         LOG_MAX_KLM_LIST_SIZE "log_max_klm_list_size" @ 0x11a, 6;
+        LOG_MAX_RA_REQ_DC "log_max_ra_req_dc" @ 0x12a, 6;
+        LOG_MAX_RA_RES_DC "log_max_ra_res_dc" @ 0x13a, 6;
         LOG_MAX_RA_REQ_QP "log_max_ra_req_qp" @ 0x14a, 6;
         LOG_MAX_RA_RES_QP "log_max_ra_res_qp" @ 0x15a, 6;
         GID_TABLE_SIZE "gid_table_size" @ 0x170, 16;
@@ -141,6 +143,7 @@ layouts! {
         STAT_RATE_SUPPORT "stat_rate_support" @ 0x1e0, 16;
         CQE_VERSION "cqe_version" @ 0x1fc, 4;
         CMDIF_CHECKSUM "cmdif_checksum" @ 0x210, 2;
+        DCT "dct" @ 0x21a, 1;
         ATOMIC "atomic" @ 0x21e, 1;
         CQ_RESIZE "cq_resize" @ 0x221, 1;
         PG "pg" @ 0x227, 1;
@@ -153,6 +156,7 @@ layouts! {
         LOG_BF_REG_SIZE "log_bf_reg_size" @ 0x26b, 5;
         MAX_WQE_SZ_SQ "max_wqe_sz_sq" @ 0x290, 16;
         MAX_WQE_SZ_RQ "max_wqe_sz_rq" @ 0x2b0, 16;
+        MAX_WQE_SZ_SQ_DC "max_wqe_sz_sq_dc" @ 0x2d0, 16;
         MAX_QP_MCG "max_qp_mcg" @ 0x2e7, 25;
         LOG_MAX_MCG "log_max_mcg" @ 0x318, 8;
         LOG_MAX_TRANSPORT_DOMAIN "log_max_transport_domain" @ 0x323, 5;
@@ -166,6 +170,7 @@ layouts! {
         LOG_UAR_PAGE_SZ "log_uar_page_sz" @ 0x490, 16;
         DEVICE_FREQUENCY_KHZ "device_frequency_khz" @ 0x4e0, 32;
         NUM_OF_UARS_PER_PAGE "num_of_uars_per_page" @ 0x520, 32;
+        LOG_MAX_DCI_STREAM_CHANNELS "log_max_dci_stream_channels" @ 0x58b, 5;
     }
 
     /// Capabilities of atomic operations.
@@ -181,10 +186,12 @@ layouts! {
         TRANSPORT_RC "transport_page_fault_scheme_cap.rc_odp_caps" @ 0x80, 32;
         TRANSPORT_UD "transport_page_fault_scheme_cap.ud_odp_caps" @ 0xc0, 32;
         TRANSPORT_XRC "transport_page_fault_scheme_cap.xrc_odp_caps" @ 0xe0, 32;
+        TRANSPORT_DC "transport_page_fault_scheme_cap.dc_odp_caps" @ 0x100, 32;
         MEMORY_PAGE_PREFETCH "memory_page_fault_scheme_cap.page_prefetch" @ 0x245, 1;
         MEMORY_RC "memory_page_fault_scheme_cap.rc_odp_caps" @ 0x280, 32;
         MEMORY_UD "memory_page_fault_scheme_cap.ud_odp_caps" @ 0x2c0, 32;
         MEMORY_XRC "memory_page_fault_scheme_cap.xrc_odp_caps" @ 0x2e0, 32;
+        MEMORY_DC "memory_page_fault_scheme_cap.dc_odp_caps" @ 0x300, 32;
         MEM_PAGE_FAULT "mem_page_fault" @ 0x600, 1;
     }
 
@@ -346,6 +353,12 @@ layouts! {
         NUM_OF_MTT "umem.num_of_mtt" @ 0x140, 64;
     }
 
+    /// Header of commands about general objects.
+    general_obj_in_cmd_hdr {
+        OBJ_TYPE "obj_type" @ 0x30, 16;
+        LOG_OBJ_RANGE "op_param.create.log_obj_range" @ 0x63, 5;
+    }
+
     /// Receive memory pool context.
     rmpc {
         STATE "state" @ 0x8, 4;
@@ -384,6 +397,25 @@ layouts! {
         LWM "lwm" @ 0xe0, 16;
         DB_RECORD_ADDR_H "db_record_addr_h" @ 0x140, 32;
         DB_RECORD_ADDR_L "db_record_addr_l" @ 0x160, 30;
+    }
+
+    /// DC target context.
+    dctc {
+        STATE "state" @ 0x4, 4;
+        USER_INDEX "user_index" @ 0x28, 24;
+        CQN "cqn" @ 0x48, 24;
+        ATOMIC_MODE "atomic_mode" @ 0x68, 4;
+        RRE "rre" @ 0x6c, 1;
+        RWE "rwe" @ 0x6d, 1;
+        RAE "rae" @ 0x6e, 1;
+        MIN_RNR_NAK "min_rnr_nak" @ 0x93, 5;
+        SRQN "srqn_xrqn" @ 0xa8, 24;
+        PD "pd" @ 0xc8, 24;
+        DC_ACCESS_KEY "dc_access_key" @ 0x100, 64;
+        MTU "mtu" @ 0x145, 3;
+        PORT "port" @ 0x148, 8;
+        PKEY_INDEX "pkey_index" @ 0x150, 16;
+        VIOLATIONS "dc_access_key_violation_count" @ 0x180, 32;
     }
 
     /// Request of ARM_XRC_SRQ.

@@ -77,6 +77,10 @@ pub enum ServiceType {
     Ud,
     /// Extended reliable connection.
     Xrc,
+    /// Initiator of dynamic connections: each work request names its target.
+    Dci,
+    /// Target of dynamic connections, which is no QP to the driver.
+    Dct,
     /// Management, QP 0.
     Qp0,
     /// Management, QP 1.
@@ -93,6 +97,7 @@ impl ServiceType {
             1 => Self::Uc,
             2 => Self::Ud,
             3 => Self::Xrc,
+            5 => Self::Dci,
             7 => Self::Qp0,
             8 => Self::Qp1,
             0xc => Self::RegUmr,
@@ -100,7 +105,7 @@ impl ServiceType {
         })
     }
 
-    /// Whether its send WQEs carry an address vector.
+    /// Whether it sends datagrams.
     pub fn is_datagram(self) -> bool {
         matches!(self, Self::Ud | Self::Qp0 | Self::Qp1)
     }
@@ -170,9 +175,25 @@ pub struct RecvQueue {
     pub pi: u16,
     /// The WQE that the message under way was given.
     pub bound: Option<Receive>,
+    /// Whose message that is, at a DC target.
+    #[serde(serialize_with = "show::debug")]
+    pub serves: Option<Qpn>,
 }
 
-/// A queue pair.
+/// What only a target of dynamic connections has.
+#[derive(Clone, Debug, Serialize)]
+pub struct Dct {
+    /// Initiators must know it.
+    #[serde(serialize_with = "show::hex")]
+    pub key: u64,
+    /// Messages of initiators that did not.
+    pub violations: u32,
+    /// Context as created, for the query.
+    #[serde(skip)]
+    pub context: Vec<u8>,
+}
+
+/// A queue pair, or a target of dynamic connections.
 #[derive(Debug, Serialize)]
 pub struct Qp {
     /// Its number.
@@ -184,6 +205,8 @@ pub struct Qp {
     pub state: QpState,
     /// The context as the driver sees it.
     pub context: QpContext,
+    /// Set at a target of dynamic connections.
+    pub dct: Option<Dct>,
     /// The pages of both queues.
     pub buffer: QueueBuffer,
     /// The doorbell record, if it is in a umem; otherwise the context says where it is.
@@ -229,7 +252,8 @@ impl Qp {
         let (_, offset) = buffer_layout(&context)?;
         let kind = match context.get(qpc::RQ_TYPE) {
             0 => RecvKind::Own,
-            1 => RecvKind::Shared(Srqn::truncate(context.get(qpc::SRQN))),
+            // A DCI receives nothing, whatever queue the driver names.
+            1 if st != ServiceType::Dci => RecvKind::Shared(Srqn::truncate(context.get(qpc::SRQN))),
             _ => RecvKind::None,
         };
         let rq_size = (kind == RecvKind::Own).then(|| context.get(qpc::LOG_RQ_SIZE));
@@ -239,6 +263,7 @@ impl Qp {
             qpn,
             st,
             state: QpState::Rst,
+            dct: None,
             buffer,
             record: None,
             umems: Vec::new(),
@@ -254,12 +279,42 @@ impl Qp {
                 ci: 0,
                 pi: 0,
                 bound: None,
+                serves: None,
             },
             context,
             epoch: 0,
             flushing: false,
             lost: false,
         })
+    }
+
+    /// Makes a target of dynamic connections: it listens from the start, takes its receives from
+    /// a shared queue, and sends nothing.
+    pub fn target(qpn: Qpn, mut context: QpContext, dct: Dct) -> Self {
+        context.set(qpc::STATE, QpState::Rtr.code());
+        Self {
+            qpn,
+            st: ServiceType::Dct,
+            state: QpState::Rtr,
+            dct: Some(dct),
+            buffer: QueueBuffer::default(),
+            record: None,
+            umems: Vec::new(),
+            sq: SendQueue::default(),
+            rq: RecvQueue {
+                kind: RecvKind::Shared(Srqn::truncate(context.get(qpc::SRQN))),
+                log_size: None,
+                log_stride: 0,
+                ci: 0,
+                pi: 0,
+                bound: None,
+                serves: None,
+            },
+            context,
+            epoch: 0,
+            flushing: false,
+            lost: false,
+        }
     }
 
     /// Forgets what is in progress and starts a new epoch; the queues' positions stay.
@@ -336,6 +391,9 @@ pub struct Qps {
     #[serde(flatten, serialize_with = "show::by_number")]
     by_number: BTreeMap<Qpn, Qp>,
     numbers: Numbers,
+    /// Numbers that no QP gets.
+    #[serde(serialize_with = "show::debug")]
+    reserved: BTreeSet<Qpn>,
     /// QPs with work to do, each at most once.
     #[serde(serialize_with = "show::debug")]
     ready: VecDeque<Qpn>,
@@ -353,6 +411,7 @@ impl Default for Qps {
         Self {
             by_number: BTreeMap::new(),
             numbers: Numbers::below(FIRST_QPN, LOG_MAX_QP),
+            reserved: BTreeSet::new(),
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
@@ -363,10 +422,30 @@ impl Default for Qps {
 impl Qps {
     /// A number that is not in use, `None` if all are.
     pub fn number(&mut self) -> Option<Qpn> {
-        let by_number = &self.by_number;
-        self.numbers
-            .take(|n| by_number.contains_key(&Qpn::truncate(n)))
-            .map(Qpn::truncate)
+        let (by_number, reserved) = (&self.by_number, &self.reserved);
+        let used = |n| {
+            let qpn = Qpn::truncate(n);
+            by_number.contains_key(&qpn) || reserved.contains(&qpn)
+        };
+        self.numbers.take(used).map(Qpn::truncate)
+    }
+
+    /// A number that no QP gets until it is released; `None` if all are in use.
+    pub fn reserve(&mut self) -> Option<Qpn> {
+        let qpn = self.number()?;
+        self.reserved.insert(qpn);
+        Some(qpn)
+    }
+
+    /// Ends that; `false` if it was not reserved.
+    pub fn release(&mut self, qpn: Qpn) -> bool {
+        self.reserved.remove(&qpn)
+    }
+
+    /// How many numbers are reserved.
+    #[must_use]
+    pub fn reserved(&self) -> usize {
+        self.reserved.len()
     }
 
     /// Adds a QP under its own number.

@@ -7,7 +7,8 @@
 //! its QP and a note of what it waits for, and all other QPs go on.
 //!
 //! - `requester`: takes WQEs from the send queue and completes them.
-//! - `connected`: RC, XRC and UC messages, and the responder's part in them.
+//! - `connected`: RC, XRC, UC and DC messages, and the responder's part in them.
+//! - `dynamic`: which target a DC message goes to, and what becomes of targets.
 //! - `transfer`: moves the bytes of one, chunk by chunk.
 //! - `blocked`: what keeps one from going on.
 //! - `receive`: gives messages receive WQEs and completes those.
@@ -18,6 +19,7 @@
 mod blocked;
 mod connected;
 mod datagram;
+mod dynamic;
 mod flush;
 pub mod mover;
 mod receive;
@@ -289,12 +291,14 @@ impl Device {
             if let Some(syndrome) = peer.receive {
                 self.fail_receive(peer.qpn, syndrome);
             }
-            if let Some(event) = peer.event {
+            // A target of dynamic connections stays for the others.
+            if let Some(event) = peer.event.filter(|_| !self.is_target(peer.qpn)) {
                 self.raise(Eqe::about_qp(event, peer.qpn));
             }
         }
         let mut qpns = vec![qpn];
-        qpns.extend(failure.peer.map(|peer| peer.qpn));
+        let peer = failure.peer.map(|peer| peer.qpn);
+        qpns.extend(peer.filter(|peer| !self.is_target(*peer)));
         if self.order.later() {
             qpns.reverse();
         }
@@ -320,6 +324,7 @@ impl Device {
 
     /// Drops what a QP has in progress and the stalls that belong to it.
     fn abandon(&mut self, qpn: Qpn) {
+        self.release_targets(qpn);
         self.forget_work(|work| matches!(work, Work::Request(held) if *held == qpn));
         let waiting = self.faults.discard(qpn);
         if let Some(qp) = self.qps.get_mut(qpn) {

@@ -57,6 +57,8 @@ impl From<u16> for Uid {
 pub enum Object {
     /// Completion queue.
     Cq,
+    /// DC target.
+    Dct,
     /// Event queue.
     Eq,
     /// Memory key, by its index.
@@ -65,6 +67,8 @@ pub enum Object {
     Pd,
     /// Queue pair.
     Qp,
+    /// Number that no QP has.
+    ReservedQpn,
     /// Shared receive queue: RMP or XRC SRQ.
     Srq,
     /// Transport domain.

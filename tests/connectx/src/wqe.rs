@@ -30,7 +30,7 @@ pub struct Request {
     /// SRQ of the peer (XRC).
     #[serde(serialize_with = "show::debug")]
     pub xrc: Option<Srqn>,
-    /// Address vector (UD).
+    /// Address vector (UD, DC).
     #[serde(serialize_with = "show::debug")]
     pub av: Option<AddressVector>,
     /// Remote address (RDMA and atomics).
@@ -132,7 +132,10 @@ fn parse(qp: &Qp, wqebbs: u16, bytes: &[u8]) -> Option<Request> {
     let transport = match qp.st {
         ServiceType::Rc | ServiceType::Uc | ServiceType::RegUmr => SendTransport::Connected,
         ServiceType::Xrc => SendTransport::XrcInitiator,
-        ServiceType::Ud | ServiceType::Qp0 | ServiceType::Qp1 => SendTransport::Datagram,
+        ServiceType::Ud | ServiceType::Dci | ServiceType::Qp0 | ServiceType::Qp1 => {
+            SendTransport::Datagram
+        }
+        ServiceType::Dct => return None,
     };
     let wqe = SendWqe::parse(bytes, transport).ok()?;
     let mut local = Vec::new();

@@ -7,6 +7,7 @@ use firmware_cmds::{Cqn, MttAccess, Qpn, Uar};
 use super::devx::{self, Place};
 use super::{put_word, word, CmdResult, CmdStatus, Command};
 use crate::buffer::QueueBuffer;
+use crate::caps::LOG_MAX_DCI_STREAM_CHANNELS;
 use crate::device::Device;
 use crate::ifc::{create_qp_in, unnamed};
 use crate::qp::context::{self as qpc, QpContext, QPC_LEN};
@@ -49,6 +50,10 @@ fn create_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult 
     let mut qp = Qp::new(qpn, context, buffer).ok_or(CmdStatus::BadParam)?;
     qp.record = in_umem;
     qp.umems = devx::umems(&[queues, record]);
+    let streams = u64::from(qp.context.get(qpc::LOG_DCI_STREAMS));
+    if streams > LOG_MAX_DCI_STREAM_CHANNELS || qp.context.get(qpc::LOG_DCI_ERRORED) != 0 {
+        return Err(CmdStatus::BadParam.into());
+    }
     if device.uctxs.acting().is_user() && is_drivers(qp.st) {
         return Err(CmdStatus::BadParam.into());
     }
@@ -110,6 +115,7 @@ fn missing_reference(device: &Device, qp: &Qp) -> Option<String> {
 }
 
 fn destroy_qp(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
+    find(device, input)?;
     if device.attachments.is_attached(qpn(input)) {
         device.journal.note(format_args!(
             "QP {} is still attached to a multicast group",
@@ -117,15 +123,12 @@ fn destroy_qp(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
         ));
         return Err(CmdStatus::ResBusy.into());
     }
-    if device.destroy_qp(qpn(input)) {
-        Ok(())
-    } else {
-        Err(CmdStatus::BadRes.into())
-    }
+    device.destroy_qp(qpn(input));
+    Ok(())
 }
 
 fn query_qp(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult {
-    let qp = device.qps.get(qpn(input)).ok_or(CmdStatus::BadRes)?;
+    let qp = find(device, input)?;
     let mut context = qp.context.clone();
     context.set(qpc::HW_SQ_COUNTER, qp.sq.ci.into());
     context.set(qpc::SW_SQ_COUNTER, qp.sq.pi.into());
@@ -141,6 +144,7 @@ fn modify(device: &mut Device, input: &[u8], transition: Transition) -> CmdResul
     if word(input, OPT_MASK) & optpar::CQN_RCV != 0 && !device.uctxs.allow(Object::Cq, cqn) {
         return Err(CmdStatus::BadRes.into());
     }
+    find(device, input)?;
     let qp = device.qps.get_mut(qpn).ok_or(CmdStatus::BadRes)?;
     match transition.apply(&mut qp.context, qp.state, word(input, OPT_MASK), &new) {
         Ok(target) => qp.state = target,
@@ -158,8 +162,7 @@ fn modify(device: &mut Device, input: &[u8], transition: Transition) -> CmdResul
 }
 
 fn to_error(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
-    let qpn = qpn(input);
-    device.qps.get(qpn).ok_or(CmdStatus::BadRes)?;
+    let qpn = find(device, input)?.qpn;
     device.qp_to_error(qpn);
     Ok(())
 }
@@ -167,10 +170,15 @@ fn to_error(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
 /// When this returns no completion of the QP will be written any more: the driver then
 /// cleans its CQs (kernel `drivers/infiniband/hw/mlx5/qp.c:__mlx5_ib_modify_qp`).
 fn to_reset(device: &mut Device, input: &[u8], _: &mut [u8]) -> CmdResult {
-    let qpn = qpn(input);
-    device.qps.get(qpn).ok_or(CmdStatus::BadRes)?;
+    let qpn = find(device, input)?.qpn;
     device.reset_qp(qpn);
     Ok(())
+}
+
+/// The QP that a command names; a DC target is none.
+fn find<'a>(device: &'a Device, input: &[u8]) -> Result<&'a Qp, CmdStatus> {
+    let qp = device.qps.get(qpn(input)).filter(|qp| qp.dct.is_none());
+    qp.ok_or(CmdStatus::BadRes)
 }
 
 fn qpn(input: &[u8]) -> Qpn {

@@ -27,7 +27,7 @@ enum Scope {
 
 impl Scope {
     fn of(command: &str) -> Self {
-        use Object::{Cq, Eq, Mkey, Pd, Qp, Srq, Td, Uar, Umem, Xrcd};
+        use Object::{Cq, Dct, Eq, Mkey, Pd, Qp, ReservedQpn, Srq, Td, Uar, Umem, Xrcd};
         match command {
             "QUERY_HCA_CAP"
             | "QUERY_ADAPTER"
@@ -47,6 +47,11 @@ impl Scope {
             | "RTS2RTS_QP" | "SQERR2RTS_QP" | "SQD_RTS_QP" | "2ERR_QP" | "2RST_QP"
             | "ATTACH_TO_MCG" | "DETACH_FROM_MCG" => Self::Uses(Qp),
             "DESTROY_QP" => Self::Destroys(Qp),
+            "CREATE_GENERAL_OBJECT" => Self::Creates(ReservedQpn),
+            "DESTROY_GENERAL_OBJECT" => Self::Destroys(ReservedQpn),
+            "CREATE_DCT" => Self::Creates(Dct),
+            "QUERY_DCT" | "DRAIN_DCT" => Self::Uses(Dct),
+            "DESTROY_DCT" => Self::Destroys(Dct),
             "CREATE_RMP" | "CREATE_XRC_SRQ" => Self::Creates(Srq),
             "QUERY_RMP" | "MODIFY_RMP" | "QUERY_XRC_SRQ" | "ARM_XRC_SRQ" => Self::Uses(Srq),
             "DESTROY_RMP" | "DESTROY_XRC_SRQ" => Self::Destroys(Srq),

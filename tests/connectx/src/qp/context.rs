@@ -69,8 +69,12 @@ layouts! {
         RNR_RETRY "rnr_retry" @ 0x390, 3;
         /// First PSN to send.
         NEXT_SEND_PSN "next_send_psn" @ 0x3c8, 24;
+        /// log2 of the streams of a DC initiator.
+        LOG_DCI_STREAMS "log_num_dci_stream_channels" @ 0x3e3, 5;
         /// CQ of the send queue.
         CQN_SND "cqn_snd" @ 0x3e8, 24;
+        /// log2 of the streams that may be in error while the QP goes on.
+        LOG_DCI_ERRORED "log_num_dci_errored_streams" @ 0x403, 5;
         /// log2 of the RDMA READs and atomics the peer may have outstanding.
         LOG_RRA_MAX "log_rra_max" @ 0x488, 3;
         /// Size and endianness of atomics.

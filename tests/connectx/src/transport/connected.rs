@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Messages between connected QPs (RC, XRC, UC), and the responder's part in them.
+//! Messages between connected QPs (RC, XRC, UC) and from a DC initiator to its targets, and the
+//! responder's part in them.
 
 use std::time::Duration;
 
 use firmware_cmds::wqe::{RaddrSeg, WqeOpcode};
 use firmware_cmds::{EventType, Mkey, Pdn, Qpn, Srqn};
 
+use super::dynamic::BUSY_POLL;
 use super::mover::{total, Blocked, End, Obstacle, Segment};
 use super::{Failure, Op, Outcome, PeerFailure};
 use crate::completion::{cqe_opcode, syndrome};
@@ -15,7 +17,7 @@ use crate::fault::StallKind;
 use crate::mkey::{Access, Target};
 use crate::qp::context as qpc;
 use crate::qp::{Qp, RecvKind, ServiceType};
-use crate::wqe::Receive;
+use crate::wqe::{Receive, Request};
 
 /// The longest message, `log_max_msg` = 30.
 const MAX_MESSAGE: u64 = 1 << 30;
@@ -46,9 +48,13 @@ impl Device {
         if let Some(failure) = op.refusal {
             return Outcome::Failed(failure);
         }
-        let Some(path) = self.path(qpn, op.request.xrc) else {
-            op.done = 0;
-            return self.no_answer(qpn);
+        let path = match self.path(qpn, &op.request) {
+            Ok(Some(path)) => path,
+            Ok(None) => {
+                op.done = 0;
+                return self.no_answer(qpn);
+            }
+            Err(failure) => return Outcome::Failed(failure),
         };
         let epoch = self.qps.get(path.peer).map(|peer| peer.epoch);
         if op.peer_epoch != epoch {
@@ -79,15 +85,28 @@ impl Device {
         }
     }
 
-    /// The peer of a QP, if it listens.
-    fn path(&self, qpn: Qpn, xrc: Option<Srqn>) -> Option<Path> {
-        let qp = self.qps.get(qpn)?;
-        let peer = self.qps.get(qp.remote_qpn())?;
-        (peer.st == qp.st && peer.state.receives() && peer.remote_qpn() == qpn).then_some(Path {
+    /// The way to a QP's peer, if that listens.
+    ///
+    /// # Errors
+    ///
+    /// If the peer does not want to hear the QP.
+    fn path(&mut self, qpn: Qpn, request: &Request) -> Result<Option<Path>, Failure> {
+        let Some(qp) = self.qps.get(qpn) else {
+            return Ok(None);
+        };
+        let peer = if qp.st == ServiceType::Dci {
+            self.target_of(request)?
+        } else {
+            let peer = self.qps.get(qp.remote_qpn());
+            let listens =
+                |peer: &&Qp| peer.st == qp.st && peer.state.receives() && peer.remote_qpn() == qpn;
+            peer.filter(listens).map(|peer| peer.qpn)
+        };
+        Ok(peer.map(|peer| Path {
             qpn,
-            peer: peer.qpn,
-            xrc,
-        })
+            peer,
+            xrc: request.xrc,
+        }))
     }
 
     /// Nothing came back: tries again after the ACK timeout, as often as the QP says.
@@ -312,6 +331,9 @@ impl Device {
         let Some(peer) = self.qps.get(path.peer) else {
             return Err(Outcome::Forgotten);
         };
+        if self.serves_another(path) {
+            return Err(Outcome::Until(self.now + BUSY_POLL));
+        }
         if peer.rq.bound.is_none() {
             let kind = path.xrc.map_or(peer.rq.kind, RecvKind::Shared);
             if let RecvKind::Shared(srqn) = kind {
@@ -328,9 +350,9 @@ impl Device {
                 }
             }
         }
-        let peer = self.qps.get(path.peer);
-        peer.and_then(|peer| peer.rq.bound.clone())
-            .ok_or(Outcome::Forgotten)
+        let peer = self.qps.get_mut(path.peer).ok_or(Outcome::Forgotten)?;
+        peer.rq.serves = peer.dct.is_some().then_some(path.qpn);
+        peer.rq.bound.clone().ok_or(Outcome::Forgotten)
     }
 }
 

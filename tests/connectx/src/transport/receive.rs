@@ -88,7 +88,7 @@ impl Device {
         if receive.srq.is_none() {
             qp.rq.ci = qp.rq.ci.wrapping_add(1);
         }
-        let source_qpn = qp.remote_qpn();
+        let source_qpn = qp.rq.serves.unwrap_or(qp.remote_qpn());
         let Some((cqn, user_index)) = self.receive_cq(peer, &receive) else {
             return;
         };

@@ -17,15 +17,15 @@ use firmware_cmds::{
 use crate::rig::{data, emit, Rig};
 
 const BAD_OP: u8 = 0x02;
-const BAD_PARAM: u8 = 0x03;
-const BAD_RES: u8 = 0x05;
+pub(crate) const BAD_PARAM: u8 = 0x03;
+pub(crate) const BAD_RES: u8 = 0x05;
 const RES_BUSY: u8 = 0x06;
 
 /// Bytes of a page of a umem.
 const PAGE: u64 = 4096;
 
 /// Executes a command of a user context: its status, and the third word of its output.
-fn run(rig: &mut Rig, uid: u16, mut input: Vec<u8>) -> (u8, u32) {
+pub(crate) fn run(rig: &mut Rig, uid: u16, mut input: Vec<u8>) -> (u8, u32) {
     input[2..4].copy_from_slice(&uid.to_be_bytes());
     let mut output = vec![0; 0x210];
     rig.device.execute(&input, &mut output);
@@ -34,14 +34,14 @@ fn run(rig: &mut Rig, uid: u16, mut input: Vec<u8>) -> (u8, u32) {
 }
 
 /// A command that must succeed; the number that it returned.
-fn number(rig: &mut Rig, uid: u16, input: Vec<u8>) -> u32 {
+pub(crate) fn number(rig: &mut Rig, uid: u16, input: Vec<u8>) -> u32 {
     let (status, number) = run(rig, uid, input);
     assert_eq!(status, 0, "{:?}", rig.journal.lock().unwrap());
     number
 }
 
 /// A command of `len` bytes about an object.
-fn about(opcode: u16, number: u32, len: usize) -> Vec<u8> {
+pub(crate) fn about(opcode: u16, number: u32, len: usize) -> Vec<u8> {
     let mut input = vec![0; len];
     input[..2].copy_from_slice(&opcode.to_be_bytes());
     input[8..12].copy_from_slice(&number.to_be_bytes());
@@ -54,7 +54,7 @@ fn set(input: &mut [u8], at: usize, fields: &[(Field, u64)]) {
     }
 }
 
-fn user(rig: &mut Rig) -> u16 {
+pub(crate) fn user(rig: &mut Rig) -> u16 {
     let out = rig.command(&about(0xa04, 0, 0x40), 16);
     u16::from_be_bytes(out[10..12].try_into().unwrap())
 }
@@ -485,6 +485,10 @@ fn a_user_cannot_break_the_protocol() {
     let mut qos = no_caps.clone();
     qos[7] = 0xc << 1 | 1;
     assert_eq!(run(&mut rig, user.uid, qos).0, 0);
+    // The second part of the general ones: `hca_cap_2` says that nobody knows of it.
+    let mut general_2 = no_caps.clone();
+    general_2[7] = 0x20 << 1 | 1;
+    assert_eq!(run(&mut rig, user.uid, general_2).0, BAD_PARAM);
     let mut key = user.create_mkey(0, 0, 0, 1 << 40);
     key.mkey_umem_valid = false;
     key.mkc.access_mode = AccessMode::Ksm;

@@ -4,6 +4,7 @@
 //! part is played by [`rig::Rig`], which builds its bytes with firmware-cmds.
 
 mod devx;
+mod dynamic;
 mod fault_shapes;
 mod faults;
 mod inspect;

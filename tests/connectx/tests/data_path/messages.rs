@@ -456,7 +456,7 @@ fn commands_on_qps() {
     // A service type that the device does not have.
     let mut create = command(0x500, 0);
     create.resize(0x118, 0);
-    create[0x19] = 5;
+    create[0x19] = 4;
     assert_eq!(rig.status(&create), 3);
 }
 

@@ -75,6 +75,10 @@ impl Image {
 
 /// The struct of a command's input (`in`) or output (`out`).
 pub(crate) fn struct_of(command: &str, way: &str) -> String {
+    // All that has to do with general objects begins like this; what follows is the object's.
+    if command.ends_with("_GENERAL_OBJECT") {
+        return format!("mlx5_ifc_general_obj_{way}_cmd_hdr_bits");
+    }
     let name = match command {
         "2ERR_QP" => "qp_2err",
         "2RST_QP" => "qp_2rst",

@@ -33,6 +33,7 @@ fn states_and_service_types() {
         ("UC", ServiceType::Uc),
         ("UD", ServiceType::Ud),
         ("XRC", ServiceType::Xrc),
+        ("DCI", ServiceType::Dci),
         ("QP0", ServiceType::Qp0),
         ("QP1", ServiceType::Qp1),
         ("REG_UMR", ServiceType::RegUmr),
