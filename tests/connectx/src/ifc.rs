@@ -147,6 +147,7 @@ layouts! {
         ATOMIC "atomic" @ 0x21e, 1;
         CQ_RESIZE "cq_resize" @ 0x221, 1;
         PG "pg" @ 0x227, 1;
+        BLOCK_LB_MC "block_lb_mc" @ 0x228, 1;
         IMAICL "imaicl" @ 0x231, 1;
         XRC "xrc" @ 0x23c, 1;
         UD "ud" @ 0x23d, 1;
@@ -171,6 +172,7 @@ layouts! {
         DEVICE_FREQUENCY_KHZ "device_frequency_khz" @ 0x4e0, 32;
         NUM_OF_UARS_PER_PAGE "num_of_uars_per_page" @ 0x520, 32;
         LOG_MAX_DCI_STREAM_CHANNELS "log_max_dci_stream_channels" @ 0x58b, 5;
+        CQE_128_ALWAYS "cqe_128_always" @ 0x5bd, 1;
     }
 
     /// Capabilities of atomic operations.

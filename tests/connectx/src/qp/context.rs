@@ -25,6 +25,8 @@ layouts! {
         ST "st" @ 0x8, 8;
         /// Path migration state.
         PM_STATE "pm_state" @ 0x13, 2;
+        /// Multicast that the QP sends does not come back to it.
+        BLOCK_LB_MC "block_lb_mc" @ 0x21, 1;
         /// Protection domain.
         PD "pd" @ 0x28, 24;
         /// Path MTU, code 1..=5 for 256..=4096 bytes.

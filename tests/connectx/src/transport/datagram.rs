@@ -2,7 +2,7 @@
 
 //! Datagrams (UD and the management QPs): one packet each, dropped if the receiver
 //! cannot take it. To a multicast group everybody listens who is attached to it, the sender
-//! included; requests to the subnet administrator are answered on the spot.
+//! included unless it says otherwise; requests to the subnet administrator are answered on the spot.
 
 use firmware_cmds::wqe::{AddressVector, BaseAv, Grh, WqeOpcode};
 use firmware_cmds::Qpn;
@@ -106,7 +106,15 @@ impl Device {
     /// The QPs that a datagram goes to: those that listen and whose Q_Key is right.
     fn datagram_peers(&self, qpn: Qpn, base: &BaseAv, grh: Option<&Grh>) -> Vec<Qpn> {
         let peers = match (base.dqp_dct.get(), grh) {
-            (MULTICAST_QPN, Some(grh)) => self.attachments.listeners(&grh.rgid),
+            (MULTICAST_QPN, Some(grh)) => {
+                let blocked = self
+                    .qps
+                    .get(qpn)
+                    .is_some_and(|qp| qp.context.flag(qpc::BLOCK_LB_MC));
+                let mut listeners = self.attachments.listeners(&grh.rgid);
+                listeners.retain(|&listener| !blocked || listener != qpn);
+                listeners
+            }
             (0, _) => self.management_qp(ServiceType::Qp0).into_iter().collect(),
             (GSI_QPN, _) => self.management_qp(ServiceType::Qp1).into_iter().collect(),
             (number, _) => vec![Qpn::truncate(number)],

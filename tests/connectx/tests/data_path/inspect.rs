@@ -37,8 +37,9 @@ fn the_top_level_says_what_there_is() {
     let (rig, ..) = stalled();
     let top = at(&rig, "");
     for name in [
-        "agenda", "commands", "counters", "cq", "eq", "fault", "hca", "init", "journal", "mkey",
-        "now", "order", "pd", "qp", "rules", "scheme", "srq", "td", "uar", "xrcd",
+        "agenda", "commands", "counters", "cq", "eq", "fault", "hca", "init", "journal", "mcg",
+        "mkey", "now", "order", "pd", "qp", "rules", "scheme", "srq", "subnet", "td", "uar",
+        "xrcd",
     ] {
         assert!(!top[name].is_null(), "{name}: {top}");
     }

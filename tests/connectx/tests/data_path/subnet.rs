@@ -3,11 +3,12 @@
 //! The subnet: what the administrator answers, and who hears what is sent to a group.
 
 use connectx::caps::GID;
+use connectx::qp::context as qpc;
 use connectx::GuestMemory;
 use firmware_cmds::wqe::{BaseAv, ServiceLevel, StatRate, WqeOpcode};
 use firmware_cmds::{DmaAddr, MttAccess, Qpn, Scheme};
 
-use crate::rig::{data, emit, inline, Completion, Rig, TestMr, TestQp};
+use crate::rig::{data, emit, inline, Completion, Rig, TestMr, TestQp, LOG_SQ};
 
 const QP1: u32 = 8;
 const UD: u32 = 2;
@@ -304,6 +305,27 @@ fn a_group_is_heard_by_who_is_attached() {
     assert_eq!(send(&mut rig, 0, Some([0xff; 16])), [0_usize; 0]);
     assert_eq!(send(&mut rig, 0, None), [0_usize; 0]);
     assert_eq!(send(&mut rig, 0, Some(BROADCAST)), [2]);
+}
+
+#[test]
+fn a_sender_may_block_its_own_multicast() {
+    let mut rig = Rig::new(Scheme::Memory);
+    let mr = rig.mr(0x10_0000, 1, MttAccess::READ_WRITE);
+    let mut context = rig.qp_context(UD, LOG_SQ);
+    context.set(qpc::BLOCK_LB_MC, 1);
+    let mut sender = rig.create_qp_from(context, LOG_SQ);
+    let mut other = rig.create_qp(UD);
+    for qp in [&mut sender, &mut other] {
+        rig.connect(qp.qpn, 0);
+        rig.command(&group_command(ATTACH, qp.qpn, OTHER), 16);
+        rig.post_recv(qp, &[(mr.key, mr.va, 64)]);
+    }
+    let mut body = to(MLID + 1, 0xff_ffff, 0, Some(OTHER));
+    body.extend(inline(b"to the others"));
+    rig.post(&mut sender, WqeOpcode::SEND, 0, &body);
+    let done = rig.run();
+    let heard = done.iter().filter(|c| c.opcode == RESP_SEND);
+    assert_eq!(heard.map(|c| c.qpn).collect::<Vec<_>>(), [other.qpn]);
 }
 
 #[test]
