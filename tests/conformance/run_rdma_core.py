@@ -2,19 +2,24 @@
 # SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 """Run all of rdma-core's tests, unmodified, one JSON line each and one with the sums.
 
-A test that fails or ends in an error fails the run; so do fewer passes than --passes.
-Takes five minutes on an emulated processor. Three tests need huge pages, which are set
-aside for as long as the tests run.
+A test that fails or ends in an error fails the run; so do fewer passes than --passes, and with
+--skips a skip that the file does not expect, or one less. Takes five minutes on an emulated
+processor. Some tests need huge pages, and those of rdma_cm an IPoIB interface; both are there
+for as long as the tests run.
 """
 
 import argparse
+import collections
+import fnmatch
 import importlib
 import os
 import sys
 import time
+import tomllib
 import unittest
 
 import conformance
+import ipoib
 
 HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 # Of 2 MiB: what test_mlx5_huge_page.py and the huge tests of test_odp.py take, and more.
@@ -23,13 +28,41 @@ NEEDED_HUGEPAGES = 32
 RESULTS = "pass", "skip", "fail", "error"
 
 
+class Skips:
+    """Which tests are expected to be skipped, and why: a TOML file of entries with a `reason`
+    and a list of `tests`, each a name or a pattern. Without a file every skip is expected."""
+
+    def __init__(self, path=None):
+        self.entries = None
+        self.seen = collections.Counter()
+        if path:
+            with open(path, "rb") as file:
+                self.entries = [(entry["reason"], name) for entry in tomllib.load(file)["skip"]
+                                for name in entry["tests"]]
+
+    def reason(self, test_id):
+        """Why the test is skipped; None if nobody expects it."""
+        if self.entries is None:
+            return ""
+        for reason, name in self.entries:
+            if fnmatch.fnmatchcase(test_id, name):
+                self.seen[name] += 1
+                return reason
+        return None
+
+    def unused(self):
+        """Entries that no skip was looked up in."""
+        return [name for _, name in self.entries or [] if not self.seen[name]]
+
+
 class Lines(unittest.TestResult):
     """A line for each test as it ends. In those of implicit MRs the device sends each message
     `delay_ms` after it was posted, if that is not 0."""
 
-    def __init__(self, results, delay_ms=0):
+    def __init__(self, results, delay_ms=0, skips=Skips()):
         super().__init__()
         self.results = results
+        self.skips = skips
         self.delay_ms = delay_ms
         self.rule = None
         self.sums = dict.fromkeys(RESULTS, 0)
@@ -48,10 +81,10 @@ class Lines(unittest.TestResult):
             conformance.control(cmd="remove-rule", id=self.rule)
             self.rule = None
 
-    def line(self, test, result, detail=""):
+    def line(self, test, result, detail="", expected=True):
         """One test ended."""
         self.sums[result] += 1
-        self.results.emit("rdma-core", result in ("pass", "skip"), case=test.id(),
+        self.results.emit("rdma-core", expected and result in ("pass", "skip"), case=test.id(),
                           result=result, seconds=round(time.monotonic() - self.start, 3),
                           detail=detail)
 
@@ -67,7 +100,11 @@ class Lines(unittest.TestResult):
 
     def addSkip(self, test, reason):
         super().addSkip(test, reason)
-        self.line(test, "skip", reason)
+        expected = self.skips.reason(test.id())
+        if expected is None:
+            self.line(test, "skip", f"not expected: {reason}", expected=False)
+        else:
+            self.line(test, "skip", reason)
 
     def addFailure(self, test, err):
         super().addFailure(test, err)
@@ -116,15 +153,26 @@ def main():
                              "that the C driver does not lose its race (c-driver.md #14)")
     parser.add_argument("-k", dest="patterns", action="append", default=[],
                         metavar="PATTERN", help="only tests whose name has it")
+    parser.add_argument("--skips", metavar="FILE",
+                        help="the skips that are expected, with their reasons "
+                             "(rdma_core_skips.toml: software ConnectX, C driver, memory scheme)")
     args = parser.parse_args()
     suite = load(conformance.unpack_tests(args.tests), args.dev, args.patterns)
     results = conformance.Results()
-    lines = Lines(results, args.delay_implicit)
+    skips = Skips(args.skips)
+    lines = Lines(results, args.delay_implicit, skips)
     before = set_hugepages(NEEDED_HUGEPAGES)
     try:
-        suite.run(lines)
+        with ipoib.Interface(args.dev) as interface:
+            if interface.why_not:
+                print(f"no tests of rdma_cm: {interface.why_not}", file=sys.stderr)
+            suite.run(lines)
     finally:
         set_hugepages(before)
+    if args.skips and not args.patterns:
+        unused = skips.unused()
+        results.emit("rdma-core-skips", not unused, unused=unused,
+                     detail="these are not skipped any more" if unused else "")
     enough = lines.sums["pass"] >= args.passes
     results.emit("rdma-core-sums", enough, **lines.sums, tests=lines.testsRun,
                  detail="" if enough else f"fewer than {args.passes} passed")

@@ -5,6 +5,7 @@
 import contextlib
 import io
 import json
+import tempfile
 import unittest
 import unittest.mock
 
@@ -118,6 +119,23 @@ class RdmaCore(unittest.TestCase):
         def broken(self):
             """Ends in an error."""
             raise OSError("went away")
+
+    def test_each_skip_is_expected_or_fails_the_run(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write('[[skip]]\nreason = "r"\ntests = ["*.skipped", "no.such.test"]\n')
+            file.flush()
+            skips = run_rdma_core.Skips(file.name)
+        self.assertEqual(skips.reason("a.skipped"), "r")
+        self.assertIsNone(skips.reason("a.other"))
+        self.assertEqual(skips.unused(), ["no.such.test"])
+        nothing = run_rdma_core.Skips()
+        nothing.entries = []
+        for skips, ok in (skips, 0), (run_rdma_core.Skips(), 0), (nothing, 1):
+            results = conformance.Results()
+            lines = run_rdma_core.Lines(results, skips=skips)
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.Cases("skipped").run(lines)
+            self.assertEqual((lines.sums["skip"], results.status()), (1, ok))
 
     def test_messages_are_late_in_tests_of_implicit_mrs_only(self):
         asked = []
