@@ -4,11 +4,17 @@
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
-use core::ptr::NonNull;
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
 
 use kernel::{
-    impl_flags,
+    container_of, impl_flags,
     prelude::*,
+    sync::LockClassKey,
+    time::Jiffies,
+    types::Opaque,
     workqueue::{
         Queue,
         RawWorkItem, //
@@ -130,7 +136,7 @@ impl OwnedQueue {
     }
 
     /// Enqueues a work item, as [`Queue::enqueue`]. Delayed ones cannot be: nothing would wait
-    /// for their timers when the queue is destroyed.
+    /// for their timers when the queue is destroyed. See [`WithWork::enqueue_in`].
     pub fn enqueue<W, const ID: u64>(&self, work: W) -> W::EnqueueOutput
     where
         W: RawWorkItem<ID> + Send + 'static,
@@ -153,5 +159,168 @@ impl Drop for OwnedQueue {
     fn drop(&mut self) {
         // SAFETY: By the type invariants; whoever could enqueue has borrowed the queue.
         unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
+    }
+}
+
+/// What the work item of a [`WithWork`] does.
+pub trait Job: Sized + Send + Sync {
+    /// Does it. Runs once at a time.
+    fn run(this: &WithWork<Self>);
+}
+
+/// A value with a work item that works on it, for as long as the value is there: the drop waits for
+/// it, and it does not run any more.
+///
+/// # Invariants
+///
+/// `work` is initialised, and runs [`Job::run`].
+///
+/// # Examples
+///
+/// ```
+/// use core::sync::atomic::{
+///     AtomicU32,
+///     Ordering, //
+/// };
+/// use kernel::prelude::*;
+/// use kernel_ext::{
+///     new_with_work,
+///     workqueue::{
+///         Job,
+///         OwnedQueue,
+///         WithWork, //
+///     }, //
+/// };
+///
+/// struct Interrupts(AtomicU32);
+///
+/// impl Job for Interrupts {
+///     fn run(this: &WithWork<Self>) {
+///         pr_info!("{} interrupts\n", this.0.swap(0, Ordering::Relaxed));
+///     }
+/// }
+///
+/// # fn f(queue: &OwnedQueue) -> Result {
+/// let interrupts = Ok::<_, Error>(Interrupts(AtomicU32::new(0)));
+/// let interrupts = KBox::pin_init(new_with_work!(interrupts, "interrupts"), GFP_KERNEL)?;
+/// interrupts.0.fetch_add(1, Ordering::Relaxed);
+/// interrupts.enqueue(queue);
+/// # Ok(()) }
+/// ```
+#[pin_data(PinnedDrop)]
+pub struct WithWork<T> {
+    #[pin]
+    work: Opaque<bindings::delayed_work>,
+    #[pin]
+    value: T,
+}
+
+// SAFETY: The C functions do their own locking.
+unsafe impl<T: Send> Send for WithWork<T> {}
+// SAFETY: As above.
+unsafe impl<T: Sync> Sync for WithWork<T> {}
+
+/// Creates a [`WithWork`] initialiser with the given name and newly-created lock classes.
+#[macro_export]
+macro_rules! new_with_work {
+    ($value:expr, $name:literal) => {
+        $crate::workqueue::WithWork::new(
+            $value,
+            ::kernel::c_str!($name),
+            ::kernel::static_lock_class!(),
+            ::kernel::static_lock_class!(),
+        )
+    };
+}
+
+impl<T: Job> WithWork<T> {
+    /// Makes it; see [`new_with_work!`].
+    pub fn new(
+        value: impl PinInit<T, Error>,
+        name: &'static CStr,
+        work_key: Pin<&'static LockClassKey>,
+        timer_key: Pin<&'static LockClassKey>,
+    ) -> impl PinInit<Self, Error> {
+        // INVARIANT: By what the initialiser of `work` is given.
+        try_pin_init!(Self {
+            work <- Opaque::ffi_init(|work: *mut bindings::delayed_work| {
+                // SAFETY: `work` is valid for writes; the name and the keys are for ever. Its timer
+                // is the workqueue's, which wants this function and flag.
+                unsafe {
+                    bindings::init_work_with_key(
+                        &raw mut (*work).work,
+                        Some(Self::run),
+                        false,
+                        name.as_char_ptr(),
+                        work_key.as_ptr(),
+                    );
+                    bindings::timer_init_key(
+                        &raw mut (*work).timer,
+                        Some(bindings::delayed_work_timer_fn),
+                        bindings::TIMER_IRQSAFE,
+                        name.as_char_ptr(),
+                        timer_key.as_ptr(),
+                    );
+                }
+            }),
+            value <- value,
+        }? Error)
+    }
+
+    unsafe extern "C" fn run(work: *mut bindings::work_struct) {
+        // SAFETY: The work item is that of a value which is not dropped before this returns.
+        let this = unsafe {
+            let work = container_of!(work, bindings::delayed_work, work);
+            &*container_of!(Opaque::cast_from(work), Self, work)
+        };
+        T::run(this);
+    }
+
+    /// Has it work on the value now, once more if it is doing so already. May be called in interrupt
+    /// context.
+    pub fn enqueue(&self, queue: &OwnedQueue) {
+        // SAFETY: By the type invariants of both. If it was enqueued before, it is so still.
+        unsafe { bindings::mod_delayed_work_on(ANY_CPU, queue.queue.as_ptr(), self.work.get(), 0) };
+    }
+
+    /// Has it work on the value in so many jiffies, unless it will anyway.
+    ///
+    /// # Safety
+    ///
+    /// Until the queue is dropped the value is, or stopped: nothing else waits for the timer.
+    pub unsafe fn enqueue_in(&self, queue: &OwnedQueue, delay: Jiffies) {
+        // SAFETY: By the type invariants of both, and the safety requirements.
+        unsafe {
+            bindings::queue_delayed_work_on(ANY_CPU, queue.queue.as_ptr(), self.work.get(), delay);
+        }
+    }
+}
+
+impl<T> WithWork<T> {
+    /// Waits for it. It does not work on the value any more, even when it is enqueued. Not to be
+    /// called by the work item itself.
+    pub fn stop(&self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::disable_delayed_work_sync(self.work.get()) };
+    }
+}
+
+/// No CPU in particular.
+// CAST: It is a small number.
+const ANY_CPU: c_int = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+
+impl<T> Deref for WithWork<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+#[pinned_drop]
+impl<T> PinnedDrop for WithWork<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // The value is dropped after this.
+        self.stop();
     }
 }

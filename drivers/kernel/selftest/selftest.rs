@@ -19,17 +19,28 @@ use kernel::{
     impl_has_work, new_work,
     prelude::*,
     sync::Arc,
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta, //
+    },
     workqueue::{
         Work,
         WorkItem, //
     },
 };
 use kernel_ext::{
-    mempool::Mempool,
+    mempool::{
+        Mempool,
+        PoolBox, //
+    },
+    new_with_work,
     pid::Pid,
     workqueue::{
         Flag,
-        OwnedQueue, //
+        Job,
+        OwnedQueue,
+        WithWork, //
     },
 };
 
@@ -76,6 +87,8 @@ impl kernel::Module for Selftest {
         report("pid", pid());
         report("mempool", mempool());
         report("workqueue", workqueue());
+        report("workqueue, of a pool", pooled_work());
+        report("workqueue, of a value", with_work());
         report("dma, virtual", dma::virtual_path());
         match dma::PciDevice::first() {
             Some(device) => {
@@ -125,6 +138,112 @@ fn mempool() -> Result {
     check!(DROPPED.load(Ordering::Relaxed) == 1);
     drop(two);
     check!(DROPPED.load(Ordering::Relaxed) == 21);
+    // It stays for as long as what came from it.
+    let last = pool.alloc().write(Counted(100));
+    drop(pool);
+    drop(last);
+    check!(DROPPED.load(Ordering::Relaxed) == 121);
+    Ok(())
+}
+
+/// A work item in memory of a pool.
+#[pin_data]
+struct Pooled {
+    counted: Counted,
+    #[pin]
+    work: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Pooled { self.work }
+}
+
+impl WorkItem for Pooled {
+    type Pointer = Pin<PoolBox<Self>>;
+
+    fn run(this: Self::Pointer) {
+        RAN.fetch_add(this.counted.0, Ordering::Relaxed);
+    }
+}
+
+fn pooled_work() -> Result {
+    let (ran, dropped) = (RAN.load(Ordering::Relaxed), DROPPED.load(Ordering::Relaxed));
+    let pool = Mempool::new(2)?;
+    let queue = OwnedQueue::new(c"selftest", Flag::Unbound, 1)?;
+    for value in [1, 10] {
+        let init = pin_init!(Pooled {
+            counted: Counted(value),
+            work <- new_work!("selftest"),
+        });
+        let Ok(item) = pool.try_alloc().ok_or(ENOMEM)?.pin_init(init);
+        queue.enqueue(item);
+    }
+    queue.drain();
+    check!(RAN.load(Ordering::Relaxed) == ran + 11);
+    check!(DROPPED.load(Ordering::Relaxed) == dropped + 11);
+    // All of it is back, or this does not end.
+    pool.refill();
+    // What could not be made is given back too.
+    let init = Err::<Counted, Error>(EBUSY);
+    let failing = try_pin_init!(Pooled {
+        counted: init?,
+        work <- new_work!("selftest"),
+    }? Error);
+    check!(pool.alloc().pin_init(failing).err() == Some(EBUSY));
+    pool.refill();
+    Ok(())
+}
+
+struct Counter(AtomicUsize);
+
+impl Job for Counter {
+    fn run(this: &WithWork<Self>) {
+        this.0.fetch_add(1, Ordering::Relaxed);
+        RAN.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn with_work() -> Result {
+    let queue = OwnedQueue::new(c"selftest", Flag::Unbound, 1)?;
+    let new = || {
+        let counter = Ok::<_, Error>(Counter(AtomicUsize::new(0)));
+        let counter = new_with_work!(counter, "selftest");
+        KBox::pin_init(counter, GFP_KERNEL)
+    };
+    let counter = new()?;
+    for times in 1..4 {
+        counter.enqueue(&queue);
+        queue.drain();
+        check!(counter.0.load(Ordering::Relaxed) == times);
+    }
+    let enqueue_in = |counter: &WithWork<Counter>, delay| {
+        // SAFETY: All of them are dropped before the queue.
+        unsafe { counter.enqueue_in(&queue, delay) };
+    };
+    // In an hour, and then at once after all.
+    enqueue_in(&counter, msecs_to_jiffies(3_600_000));
+    counter.enqueue(&queue);
+    queue.drain();
+    check!(counter.0.load(Ordering::Relaxed) == 4);
+    // When its time has come.
+    enqueue_in(&counter, 1);
+    while counter.0.load(Ordering::Relaxed) == 4 {
+        fsleep(Delta::from_millis(1));
+    }
+    // Not once it is stopped.
+    enqueue_in(&counter, msecs_to_jiffies(3_600_000));
+    counter.stop();
+    counter.enqueue(&queue);
+    queue.drain();
+    check!(counter.0.load(Ordering::Relaxed) == 5);
+    // It is not run once it is gone: not this, which is freed at once.
+    for delay in 0..100 {
+        let counter = new()?;
+        enqueue_in(&counter, delay / 50);
+        drop(counter);
+    }
+    queue.drain();
+    drop(counter);
     Ok(())
 }
 
