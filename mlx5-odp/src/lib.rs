@@ -7,7 +7,7 @@
 //! ([`hmm_abi`]); the tests do on top of a model of memory and device, and run the same path from
 //! event to resume.
 //!
-//! - [`drain`]: the event queue, from interrupt to workers.
+//! - [`drain`]: the event queue, from interrupt to workers; [`Unserved`]: what they have not done yet.
 //! - [`serve`]: an event, from bytes to PAGE_FAULT_RESUME.
 //! - [`bring_in()`]: a range of a region, faulted in, mapped and published.
 //! - [`implicit`]: an MR over all of a process's memory, and its children.
@@ -38,6 +38,7 @@ mod placement;
 mod prefetch;
 mod region;
 mod stall;
+mod unserved;
 pub mod xlt;
 
 pub use bring_in::{bring_in, bring_in_present, Asked, BroughtIn, NotIn, LATE, TRIES};
@@ -50,3 +51,4 @@ pub use placement::Placement;
 pub use prefetch::{prefetch, Advice};
 pub use region::{MemoryError, Pressure, Region};
 pub use stall::Stall;
+pub use unserved::{Generation, Unserved};
