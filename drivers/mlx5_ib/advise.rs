@@ -14,7 +14,6 @@ use kernel::{
     workqueue::{
         impl_has_work,
         new_work,
-        Queue,
         Work,
         WorkItem, //
     },
@@ -30,6 +29,7 @@ use mlx5_odp::{
 use crate::{
     bindings,
     device::Device,
+    eq::Faults,
     region::{
         ImplicitMr,
         Mr, //
@@ -203,10 +203,8 @@ pub(crate) unsafe fn later(
         }),
         GFP_KERNEL,
     )?;
-    // SAFETY: The page-fault EQ was created, for there is an ODP MR; with it goes the queue, which
-    // waits for its work.
-    let queue = unsafe { Queue::from_raw(bindings::mlx5r_odp_prefetches(dev.as_ptr())) };
-    queue.enqueue(later);
+    // SAFETY: The device is live, and the page-fault EQ was created, for there is an ODP MR.
+    unsafe { Faults::of(dev) }.prefetches().enqueue(later);
     Ok(())
 }
 

@@ -8,9 +8,11 @@ use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
+use kernel_ext::mempool::PoolBox;
 use mlx5_odp::{Driver, Found, FoundBy, NoRegion, Pressure, Report, Unsupported};
 
 use crate::bindings;
+use crate::event::Event;
 use crate::queue::Qp;
 use crate::region::{ImplicitMr, Mr};
 
@@ -18,26 +20,19 @@ use crate::region::{ImplicitMr, Mr};
 ///
 /// # Invariants
 ///
-/// - `dev` is live for as long as the value.
-/// - `event` is one of its events, and this thread's; `None` if there is none, or the command that
-///   answers it has it.
+/// `dev` is live for as long as the value.
 pub(crate) struct Device {
     dev: NonNull<bindings::mlx5_ib_dev>,
-    event: Cell<Option<NonNull<bindings::mlx5r_odp_event>>>,
+    /// `None` if there is none, or the command that answers it has it.
+    event: Cell<Option<Pin<PoolBox<Event>>>>,
 }
 
 impl Device {
-    /// # Safety
-    ///
-    /// `dev` is live for as long as the value, and `event` is one of its events, not answered, and
-    /// this thread's.
-    pub(crate) unsafe fn new(
-        dev: NonNull<bindings::mlx5_ib_dev>,
-        event: NonNull<bindings::mlx5r_odp_event>,
-    ) -> Self {
-        // INVARIANT: By the caller's promise.
+    /// The device of an event.
+    pub(crate) fn new(event: Pin<PoolBox<Event>>) -> Self {
+        // INVARIANT: Nobody serves an event of a device that is gone.
         Self {
-            dev,
+            dev: event.dev(),
             event: Cell::new(Some(event)),
         }
     }
@@ -55,9 +50,9 @@ impl Device {
         }
     }
 
-    /// Whether the command that answers the event has it now.
-    pub(crate) fn is_answering(&self) -> bool {
-        self.event.get().is_none()
+    /// The event, if it was not answered.
+    pub(crate) fn into_event(self) -> Option<Pin<PoolBox<Event>>> {
+        self.event.into_inner()
     }
 
     fn warn(&self, what: &CStr, value: u32) {
@@ -110,14 +105,8 @@ impl Driver for Device {
     }
 
     fn resume(&self, command: &PageFaultResume) {
-        let bytes = command.to_bytes();
-        let Some(event) = self.event.get() else {
-            return;
-        };
-        // SAFETY: The event is ours, and `bytes` is as long as it must be.
-        if unsafe { bindings::mlx5r_odp_resume(event.as_ptr(), bytes.as_ptr()) } {
-            // INVARIANT: It is not ours any more.
-            self.event.set(None);
+        if let Some(event) = self.event.take() {
+            Event::resume(event, command);
         }
     }
 
@@ -158,5 +147,3 @@ impl Driver for Device {
         }
     }
 }
-
-const _: () = assert!(PageFaultResume::LEN == bindings::MLX5R_ODP_RESUME_SIZE as usize);

@@ -7,6 +7,7 @@
 //! wait for the last UMR, whose owner may wait for the table.
 
 mod children;
+mod retirement;
 
 use core::ptr::{
     self,
@@ -26,6 +27,7 @@ use kernel::{
             Atomic,
             Release, //
         },
+        Arc,
         CondVar,
         Mutex, //
     },
@@ -51,8 +53,14 @@ use self::children::{
     Table,
     NO_CHILD, //
 };
+pub(crate) use self::retirement::Retirement;
 use crate::{
     bindings,
+    eq::Faults,
+    mirror::{
+        Umem,
+        PAGE, //
+    },
     region::Mr, //
 };
 
@@ -60,23 +68,24 @@ use crate::{
 pub(crate) fn layout() -> Option<Layout> {
     // SAFETY: A pure function.
     let task_size = unsafe { bindings::mlx5r_odp_task_size() };
-    // CAST: It is no more than 20.
-    Layout::of(task_size, PAGE_SHIFT as u32)
+    Layout::of(task_size, PAGE)
 }
 
 /// What an implicit MR has for a mirror: all of a process's memory, and no page of it.
 ///
 /// # Invariants
 ///
-/// - `raw` is as `mlx5r_odp_parent_init` has left it.
 /// - `mr` is null, or the MR of the parent, which outlives it.
+/// - `faults` outlives the value.
 #[repr(C)]
 #[pin_data]
 pub(crate) struct Parent {
     /// The first field: `mr.c` has its address for that of the whole.
     #[pin]
-    raw: Opaque<bindings::mlx5r_odp_mirror>,
+    raw: Opaque<bindings::ib_umem_odp>,
     dev: NonNull<bindings::mlx5_ib_dev>,
+    faults: NonNull<Faults>,
+    retirement: Arc<Retirement>,
     mr: Atomic<*mut bindings::mlx5_ib_mr>,
     mm: ARef<Mm>,
     layout: Layout,
@@ -114,8 +123,8 @@ impl Parent {
             (
                 bindings::mlx5r_odp_can_load(dev.as_ptr(), child),
                 bindings::mlx5r_odp_memory_scheme(dev.as_ptr()),
-                bindings::mlx5r_odp_access_hugetlb(access),
-                bindings::mlx5r_odp_access_writable(access),
+                bindings::ib_access_page_shift(access) != PAGE,
+                bindings::ib_access_writable(access),
             )
         };
         if !can_load {
@@ -125,23 +134,27 @@ impl Parent {
             return Err(EINVAL);
         }
         let mm = ARef::from(mm);
-        let raw_mm = mm.as_raw();
+        let umem = Umem {
+            dev,
+            mm: mm.as_raw(),
+            address: 0,
+            length: 0,
+            span: 0..0,
+            entry_shift: PAGE,
+            is_writable,
+            is_implicit: true,
+        };
 
-        // INVARIANT: There is no MR.
+        // SAFETY: By the safety requirements.
+        let faults = NonNull::from(unsafe { Faults::of(dev) });
+        // INVARIANT: There is no MR; what the device has for faults goes with the device.
         KBox::pin_init(
-            pin_init!(Self {
-                raw <- Opaque::ffi_init(|raw| {
-                    // SAFETY: `raw` is valid for writes, and the device is.
-                    unsafe {
-                        bindings::mlx5r_odp_parent_init(
-                            raw,
-                            dev.as_ptr(),
-                            raw_mm.cast(),
-                            is_writable,
-                        );
-                    }
-                }),
+            try_pin_init!(&this in Self {
+                raw <- umem.init(),
                 dev,
+                faults,
+                // SAFETY: `put` stops it, and nobody calls for it before all is there.
+                retirement: unsafe { Retirement::new(this) }?,
                 mr: Atomic::new(ptr::null_mut()),
                 mm,
                 layout,
@@ -149,7 +162,7 @@ impl Parent {
                 memory_scheme,
                 table <- new_mutex!(Table::new(), "mlx5_ib_odp_children"),
                 changed <- new_condvar!(),
-            }),
+            }? Error),
             GFP_KERNEL,
         )
     }
@@ -239,8 +252,8 @@ impl Parent {
     pub(crate) unsafe fn put(ptr: *mut bindings::ib_umem_odp) {
         // SAFETY: By the safety requirements.
         let parent = unsafe { Pin::new_unchecked(KBox::<Self>::from_raw(ptr.cast())) };
-        // SAFETY: By the type invariants. Children that become empty from now on are not retired.
-        unsafe { bindings::mlx5r_odp_mirror_stop(parent.raw.get()) };
+        // Children that become empty from now on are not retired.
+        parent.retirement.stop(parent.faults());
 
         let next = || {
             let table = parent.table.lock();
@@ -269,6 +282,12 @@ impl Parent {
         self.is_writable
     }
 
+    /// What the device has for page faults.
+    fn faults(&self) -> &Faults {
+        // SAFETY: By the type invariants.
+        unsafe { self.faults.as_ref() }
+    }
+
     fn mr(&self) -> *mut bindings::mlx5_ib_mr {
         self.mr.load(Acquire)
     }
@@ -295,10 +314,10 @@ impl Parent {
         self.retire_later(at);
     }
 
-    /// Retires children: what the mirror's worker does.
+    /// Retires children: what a worker does.
     pub(crate) fn retire(&self) {
         let mr = self.mr();
-        // SAFETY: By the type invariants; the worker is waited for.
+        // SAFETY: By the type invariants; whoever puts the parent waits for the worker.
         if mr.is_null() || !unsafe { bindings::mlx5r_odp_hold_mr(mr) } {
             return;
         }
@@ -320,22 +339,18 @@ impl Parent {
             self.push_idle(at);
         }
         if let Some(time) = soon {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_mirror_reap_in(self.raw.get(), time) };
+            self.retirement.soon(self.faults(), time);
         }
-        if let Some(since) = waiting {
-            // SAFETY: By the type invariants.
-            if !unsafe { bindings::mlx5r_odp_mirror_reap_after(self.raw.get(), since) } {
-                self.reap_later();
-            }
+        if waiting.is_some_and(|since| !self.faults().retire_after(&self.retirement, since)) {
+            self.retire_soon();
         }
         // SAFETY: Held above.
         unsafe { bindings::mlx5r_odp_put_mr(mr) };
     }
 
-    fn reap_later(&self) {
-        // SAFETY: By the type invariants.
-        unsafe { bindings::mlx5r_odp_mirror_reap_later(self.raw.get()) };
+    /// Has [`Parent::retire`] called.
+    fn retire_soon(&self) {
+        self.retirement.now(self.faults().workers());
     }
 
     /// Adds a child to those to be retired, unless it is one of them, or gone.

@@ -5,7 +5,10 @@
 //! Lock order: [`Mirror::making`], then what subscribing a notifier takes. Reclaim may come with a
 //! chunk's lock and not with this one.
 
-use core::ptr::NonNull;
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 
 use firmware_cmds::Iova;
 use hmm_abi::{
@@ -54,6 +57,11 @@ use kernel_ext::{
         Operations,
         Registration, //
     },
+    new_with_work,
+    workqueue::{
+        Job,
+        WithWork, //
+    },
 };
 use mlx5_odp::{
     implicit::ChildIndex,
@@ -70,26 +78,28 @@ use crate::{
         NO_CHUNK, //
     },
     dma::Dma,
+    eq::Faults,
     implicit::Parent,
     umr::Key,
 };
 
 /// The size of a CPU page, as a power of two.
 // CAST: It is no more than 20.
-const PAGE: u32 = PAGE_SHIFT as u32;
+pub(crate) const PAGE: u32 = PAGE_SHIFT as u32;
 
 /// The mirror of an MR's memory.
 ///
 /// # Invariants
 ///
-/// - `raw` is as `mlx5r_odp_mirror_init` has left it.
-/// - The parent, if there is one, outlives the value.
+/// The parent, if there is one, outlives the value.
 #[repr(C)]
 #[pin_data]
 pub(crate) struct Mirror {
     /// The first field: `mr.c` has its address for that of the whole.
     #[pin]
-    raw: Opaque<bindings::mlx5r_odp_mirror>,
+    raw: Opaque<bindings::ib_umem_odp>,
+    #[pin]
+    reaper: WithWork<Reaper>,
     placement: Placement,
     mm: ARef<Mm>,
     dma: Dma,
@@ -114,14 +124,76 @@ unsafe impl Send for Mirror {}
 // SAFETY: What changes does its own locking; `raw` is for C.
 unsafe impl Sync for Mirror {}
 
+/// Who frees chunks with nothing in them.
+///
+/// # Invariants
+///
+/// `mirror` is valid until the work is stopped.
+struct Reaper {
+    mirror: NonNull<Mirror>,
+}
+
+// SAFETY: A `Mirror` may be used by any thread.
+unsafe impl Send for Reaper {}
+// SAFETY: As above.
+unsafe impl Sync for Reaper {}
+
+impl Job for Reaper {
+    fn run(this: &WithWork<Self>) {
+        // SAFETY: By the type invariants.
+        unsafe { this.mirror.as_ref() }.reap();
+    }
+}
+
+/// What `mr.c` and others of the kernel look at in a umem.
+pub(crate) struct Umem {
+    pub(crate) dev: NonNull<bindings::mlx5_ib_dev>,
+    pub(crate) mm: *mut bindings::mm_struct,
+    pub(crate) address: usize,
+    /// In bytes.
+    pub(crate) length: usize,
+    /// In whole entries.
+    pub(crate) span: Range<usize>,
+    pub(crate) entry_shift: u32,
+    pub(crate) is_writable: bool,
+    /// It stands for all of a process's memory, and for no page.
+    pub(crate) is_implicit: bool,
+}
+
+impl Umem {
+    /// The C object. Its notifier is never subscribed, nor its mutex used.
+    pub(crate) fn init(self) -> impl PinInit<Opaque<bindings::ib_umem_odp>> {
+        Opaque::ffi_init(move |raw: *mut bindings::ib_umem_odp| {
+            // SAFETY: Valid for writes; all bits zero are a value of each of its fields. The device
+            // is live.
+            unsafe {
+                raw.write_bytes(0, 1);
+                let raw = &mut *raw;
+                raw.umem.ibdev = bindings::mlx5r_odp_ibdev(self.dev.as_ptr());
+                raw.umem.owning_mm = self.mm;
+                raw.umem.address = self.address;
+                raw.umem.length = self.length;
+                raw.umem.set_writable(u32::from(self.is_writable));
+                raw.umem.set_is_odp(1);
+                raw.page_shift = self.entry_shift;
+                raw.is_implicit_odp = self.is_implicit;
+                // `ib_umem_odp_num_pages` looks here.
+                raw.notifier.interval_tree.start = self.span.start;
+                raw.notifier.interval_tree.last = self.span.end.wrapping_sub(1);
+            }
+        })
+    }
+}
+
 /// What is asked of a mirror: the arguments of a registration.
 pub(crate) struct Area {
     pub(crate) address: usize,
     pub(crate) length: usize,
     pub(crate) iova: Iova,
     pub(crate) writable: bool,
-    /// The memory is of hugetlbfs.
-    pub(crate) hugetlb: bool,
+    /// The size of the memory's pages, as a power of two: more than a CPU page's if it is of
+    /// hugetlbfs.
+    pub(crate) page_shift: u32,
 }
 
 /// What a mirror is of.
@@ -135,14 +207,13 @@ pub(crate) struct MirrorOf {
 }
 
 impl Area {
-    /// Entries are as large as pages; huge if the memory is, unless the device's addresses are not
+    /// Entries are as large as pages; huge if the memory's are, unless the device's addresses are not
     /// aligned as the process's are: an MTT translates the low bits to themselves.
     fn entry_shift(&self) -> u32 {
-        let huge = bindings::MLX5R_ODP_HUGE_SHIFT;
         // CAST: widens.
         let apart = self.iova.get() ^ self.address as u64;
-        match self.hugetlb && apart.trailing_zeros() >= huge {
-            true => huge,
+        match apart.trailing_zeros() >= self.page_shift {
+            true => self.page_shift,
             false => PAGE,
         }
     }
@@ -214,30 +285,29 @@ impl Mirror {
         // SAFETY: The device is valid, and so is the one that does its DMA.
         let device = unsafe { Device::from_raw(bindings::mlx5r_odp_dma_device(dev.as_ptr())) };
         let dma = Dma::new(device, span.len(), shift)?;
-        let raw_mm = mm.as_raw();
+        // SAFETY: By the safety requirements.
+        let faults = unsafe { Faults::of(dev) };
+        let umem = Umem {
+            dev,
+            mm: mm.as_raw(),
+            address: placement.address,
+            length,
+            span,
+            entry_shift: shift,
+            is_writable: placement.writable,
+            is_implicit: false,
+        };
 
         KBox::pin_init(
-            try_pin_init!(Self {
-                raw <- Opaque::ffi_init(|raw| {
-                    // SAFETY: `raw` is valid for writes, and the device is.
-                    unsafe {
-                        bindings::mlx5r_odp_mirror_init(
-                            raw,
-                            dev.as_ptr(),
-                            raw_mm.cast(),
-                            placement.address,
-                            length,
-                            span.start,
-                            span.end,
-                            shift,
-                            placement.writable,
-                        );
-                    }
-                }),
+            try_pin_init!(&this in Self {
+                raw <- umem.init(),
+                // INVARIANT: `put` stops it.
+                reaper <- new_with_work!(Ok::<_, Error>(Reaper { mirror: this }), "mlx5_ib_odp_reap"),
                 placement,
                 mm,
                 dma,
-                key <- Key::new(),
+                // SAFETY: The device outlives the value.
+                key <- unsafe { Key::new(faults) },
                 chunks <- XArray::new(AllocKind::Alloc),
                 making <- new_mutex!((), "mlx5_ib_odp_making"),
                 count: Atomic::new(0),
@@ -272,8 +342,8 @@ impl Mirror {
     pub(crate) unsafe fn put(ptr: *mut bindings::ib_umem_odp) {
         // SAFETY: By the safety requirements.
         let mirror = unsafe { Pin::new_unchecked(KBox::<Self>::from_raw(ptr.cast())) };
-        // SAFETY: By the type invariants. Chunks that become idle from now on are not reaped.
-        unsafe { bindings::mlx5r_odp_mirror_stop(mirror.raw.get()) };
+        // Chunks that become idle from now on are not reaped.
+        mirror.reaper.stop();
 
         let mut cut_off = true;
         for at in 0..mirror.placement.geometry.chunks() {
@@ -322,8 +392,7 @@ impl Mirror {
 
     /// Has [`Mirror::reap`] called.
     pub(crate) fn reap_later(&self) {
-        // SAFETY: By the type invariants.
-        unsafe { bindings::mlx5r_odp_mirror_reap_later(self.raw.get()) };
+        self.reaper.enqueue(self.key.faults().workers());
     }
 
     /// Whether it has no chunk.

@@ -12,6 +12,7 @@ mod chunk;
 mod device;
 mod dma;
 mod eq;
+mod event;
 mod implicit;
 mod mirror;
 mod queue;
@@ -21,7 +22,7 @@ mod umr;
 use core::ptr::NonNull;
 use core::slice;
 
-use firmware_cmds::{Eqe, Iova, PageFault, Wire};
+use firmware_cmds::Iova;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
@@ -29,8 +30,7 @@ use mlx5_odp::implicit::ChildIndex;
 use mlx5_odp::key;
 use mlx5_odp::xlt::KSM_LEN;
 
-use crate::device::Device;
-use crate::eq::LockedEq;
+use crate::eq::Faults;
 use crate::implicit::Parent;
 use crate::mirror::{Area, Mirror};
 use crate::region::Mr;
@@ -49,9 +49,8 @@ macro_rules! check {
 check! {
     mlx5_odp_populate_xlt mlx5_ib_odp_init mlx5_ib_odp_init_one mlx5_ib_odp_cleanup_one
     mlx5_ib_init_odp_mr mlx5_ib_init_dmabuf_mr mlx5_ib_alloc_implicit_mr mlx5_ib_free_odp_mr
-    mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq mlx5r_odp_drain mlx5r_odp_serve
-    mlx5r_odp_count mlx5r_odp_reap mlx5r_odp_retire mlx5r_odp_mirror_get mlx5r_odp_mirror_put mlx5r_odp_revoke
-    mlx5r_odp_close mlx5r_odp_closed
+    mlx5_ib_advise_mr_prefetch mlx5r_odp_create_eq mlx5r_odp_faults_new mlx5r_odp_faults_drop
+    mlx5r_odp_mirror_get mlx5r_odp_mirror_put mlx5r_odp_revoke mlx5r_odp_close mlx5r_odp_closed
 }
 
 /// A mirror of memory of the current process, for an MR that is about to be made.
@@ -74,9 +73,9 @@ pub unsafe extern "C" fn mlx5r_odp_mirror_get(
             length: usize::try_from(length).map_err(|_| EOVERFLOW)?,
             iova: Iova::new(iova),
             // SAFETY: Pure functions.
-            writable: unsafe { bindings::mlx5r_odp_access_writable(access) },
+            writable: unsafe { bindings::ib_access_writable(access) },
             // SAFETY: As above.
-            hugetlb: unsafe { bindings::mlx5r_odp_access_hugetlb(access) },
+            page_shift: unsafe { bindings::ib_access_page_shift(access) },
         };
         // SAFETY: By the caller's promise.
         unsafe { Mirror::new(dev, &area) }
@@ -97,33 +96,11 @@ pub unsafe extern "C" fn mlx5r_odp_mirror_get(
 pub unsafe extern "C" fn mlx5r_odp_mirror_put(odp: *mut bindings::ib_umem_odp) {
     // SAFETY: By the caller's promise.
     unsafe {
-        match bindings::mlx5r_odp_is_parent(odp) {
+        match (*odp).is_implicit_odp {
             true => Parent::put(odp),
             false => Mirror::put(odp),
         }
     }
-}
-
-/// The shim's: frees chunks of a mirror that have nothing in them, in a worker.
-///
-/// # Safety
-///
-/// `odp` came from [`Mirror::into_raw`], and is not put during the call.
-#[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_reap(odp: *mut bindings::ib_umem_odp) {
-    // SAFETY: By the caller's promise.
-    unsafe { Mirror::from_raw(odp) }.reap();
-}
-
-/// The shim's: frees children of an implicit MR that nobody needs, in a worker.
-///
-/// # Safety
-///
-/// `odp` is the umem of an implicit MR, and is not put during the call.
-#[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_retire(odp: *mut bindings::ib_umem_odp) {
-    // SAFETY: By the caller's promise.
-    unsafe { Parent::from_raw(odp) }.retire();
 }
 
 /// Revokes the MKey of an MR, after every UMR that its mirror has posted. Of an implicit MR nobody posts
@@ -239,23 +216,23 @@ pub unsafe extern "C" fn mlx5_ib_odp_init_one(dev: *mut bindings::mlx5_ib_dev) -
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_ib_odp_cleanup_one(dev: *mut bindings::mlx5_ib_dev) {
     // SAFETY: By the caller's promise.
-    unsafe { bindings::mlx5r_odp_eq_destroy(dev) };
+    unsafe { bindings::mlx5r_odp_faults_destroy(dev) };
 }
 
 /// # Safety
 ///
-/// `dev` is a live device and `eq` its page-fault EQ.
+/// `dev` is a live device.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5r_odp_create_eq(
     dev: *mut bindings::mlx5_ib_dev,
-    eq: *mut bindings::mlx5_ib_pf_eq,
+    _eq: *mut bindings::mlx5_ib_pf_eq,
 ) -> c_int {
     // SAFETY: By the caller's promise.
     unsafe {
         if !bindings::mlx5r_odp_supported(dev) {
             return EOPNOTSUPP.to_errno();
         }
-        bindings::mlx5r_odp_eq_create(dev, eq)
+        bindings::mlx5r_odp_faults_create(dev)
     }
 }
 
@@ -348,55 +325,32 @@ pub unsafe extern "C" fn mlx5_ib_advise_mr_prefetch(
     })
 }
 
-/// The shim's: hands out what is in the EQ.
+/// The shim's: creates what a device has for its page faults.
 ///
 /// # Safety
 ///
-/// `eq` is live and locked by this thread.
+/// `dev` is live until [`mlx5r_odp_faults_drop`].
 #[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_drain(eq: *mut bindings::mlx5_ib_pf_eq) {
-    if let Some(eq) = NonNull::new(eq) {
-        // SAFETY: By the caller's promise.
-        mlx5_odp::drain(&mut unsafe { LockedEq::new(eq) });
-    }
-}
-
-/// The shim's: the number of the first event that is not in the EQ yet.
-///
-/// # Safety
-///
-/// `eq` is live and locked by this thread.
-#[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_count(eq: *mut bindings::mlx5_ib_pf_eq) -> u32 {
-    match NonNull::new(eq) {
-        // SAFETY: By the caller's promise.
-        Some(eq) => mlx5_odp::moment(&unsafe { LockedEq::new(eq) }),
-        None => 0,
-    }
-}
-
-/// The shim's: serves one event, in a worker of its own. Returns whether the event belongs to the
-/// command that answers it.
-///
-/// # Safety
-///
-/// `dev` is live, and `event` is one of its events, not answered; `eqe` points to the EQE.
-#[no_mangle]
-pub unsafe extern "C" fn mlx5r_odp_serve(
+pub unsafe extern "C" fn mlx5r_odp_faults_new(
     dev: *mut bindings::mlx5_ib_dev,
-    event: *mut bindings::mlx5r_odp_event,
-    eqe: *const u8,
-    number: u32,
-) -> bool {
-    // SAFETY: By the caller's promise.
-    let bytes = unsafe { eqe.cast::<[u8; Eqe::LEN]>().read() };
-    let (Some(dev), Some(event), Ok(eqe)) =
-        (NonNull::new(dev), NonNull::new(event), Eqe::parse(&bytes))
-    else {
-        return false;
+) -> *mut bindings::mlx5r_odp_faults {
+    let Some(dev) = NonNull::new(dev) else {
+        return EINVAL.to_ptr();
     };
     // SAFETY: By the caller's promise.
-    let device = unsafe { Device::new(dev, event) };
-    mlx5_odp::serve(&device, PageFault::from_eqe(&eqe), number);
-    device.is_answering()
+    match unsafe { Faults::new(dev) } {
+        Ok(faults) => faults.into_raw(),
+        Err(error) => error.to_ptr(),
+    }
+}
+
+/// The shim's: the end of what a device has for its page faults.
+///
+/// # Safety
+///
+/// `faults` came from [`mlx5r_odp_faults_new`], and the device is without regions and queue pairs.
+#[no_mangle]
+pub unsafe extern "C" fn mlx5r_odp_faults_drop(faults: *mut bindings::mlx5r_odp_faults) {
+    // SAFETY: By the caller's promise.
+    unsafe { Faults::drop_raw(faults) };
 }

@@ -8,15 +8,14 @@
 #define MLX5_ODP_SHIM_H
 
 #include <linux/types.h>
-#include <linux/workqueue.h>
-#include <rdma/ib_umem_odp.h>
 
+struct ib_device;
 struct ib_pd;
+struct ib_umem_odp;
+struct mlx5_core_dev;
 struct mlx5_ib_dev;
 struct mlx5_ib_mr;
-struct mlx5_ib_pf_eq;
 struct mlx5_ib_qp;
-struct mlx5r_odp_umrs;
 
 /* --- Keys and regions ------------------------------------------------------ */
 
@@ -58,46 +57,9 @@ void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages);
 
-/* --- Mirrors ------------------------------------------------------------------ */
-
-/* IB_ACCESS_HUGETLB means pages of this size. */
-#define MLX5R_ODP_HUGE_SHIFT 21
-
-struct mlx5r_odp_mirror {
-	struct ib_umem_odp odp;
-	struct delayed_work reap;
-	/* Of those that wait for events to be served; protected by the EQ's lock. */
-	struct list_head waiting;
-};
-
-void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
-			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
-			   unsigned long address, size_t length,
-			   unsigned long start, unsigned long end,
-			   unsigned int page_shift, bool writable);
-/* Has mlx5r_odp_reap(), or mlx5r_odp_retire(), called by a worker, unless it was stopped. */
-void mlx5r_odp_mirror_reap_later(struct mlx5r_odp_mirror *mirror);
-/* The same, in so many milliseconds, unless it is called anyway. */
-void mlx5r_odp_mirror_reap_in(struct mlx5r_odp_mirror *mirror, u32 ms);
-/*
- * The same when all events before number `since` are served; false, and nothing is
- * done, if they are.
- */
-bool mlx5r_odp_mirror_reap_after(struct mlx5r_odp_mirror *mirror, u32 since);
-/* Waits for that worker; there will be none any more. */
-void mlx5r_odp_mirror_stop(struct mlx5r_odp_mirror *mirror);
-
-bool mlx5r_odp_access_writable(int access);
-bool mlx5r_odp_access_hugetlb(int access);
-
 /* --- Implicit MRs --------------------------------------------------------------- */
 
-/* The mirror of no memory, which stands for all of it. */
-void mlx5r_odp_parent_init(struct mlx5r_odp_mirror *mirror,
-			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
-			   bool writable);
-bool mlx5r_odp_is_parent(struct ib_umem_odp *odp);
-/* The MR of such a mirror, with a table of so many KSMs. It is not enabled. */
+/* The MR of a parent, with a table of so many KSMs. It is not enabled. */
 struct mlx5_ib_mr *mlx5r_odp_alloc_parent(struct ib_pd *pd, int access,
 					  struct ib_umem_odp *odp, int entries);
 /*
@@ -124,20 +86,14 @@ bool mlx5r_odp_can_load(struct mlx5_ib_dev *dev, size_t bytes);
 
 int mlx5r_odp_enable(struct mlx5_ib_mr *mr, int pages, int page_shift,
 		     u32 pdn);
+struct ib_device *mlx5r_odp_ibdev(struct mlx5_ib_dev *dev);
 struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev);
-struct mlx5r_odp_umrs *mlx5r_odp_umrs_of(struct mlx5_ib_mr *mr);
 /* What users can cause is limited in rate; what must not be lost is not. */
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
 void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
 /* `ksm_shift` of implicit MRs; 0 if there are none. */
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev, u8 ksm_shift);
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
-/* Milliseconds; wraps. */
-u32 mlx5r_odp_now(void);
-/* Events before this number were written to the EQ before now. */
-u32 mlx5r_odp_moment(struct mlx5_ib_mr *mr);
-/* Events before this number have been served. */
-u32 mlx5r_odp_served(struct mlx5_ib_mr *mr);
 
 /* --- Queue pairs -------------------------------------------------------------- */
 
@@ -158,38 +114,23 @@ int mlx5r_odp_read_sq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
 int mlx5r_odp_read_rq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
 		      size_t len, size_t *copied);
 
-/* --- Event queue ---------------------------------------------------------------- */
+/* --- Page faults ------------------------------------------------------------------ */
 
 #define MLX5R_ODP_EQE_SIZE 64
 #define MLX5R_ODP_RESUME_SIZE 16
 
-struct mlx5r_odp_event;
+struct mlx5r_odp_faults;
 
-/* Where prefetches wait; there since the EQ is. */
-struct workqueue_struct *mlx5r_odp_prefetches(struct mlx5_ib_dev *dev);
-int mlx5r_odp_eq_create(struct mlx5_ib_dev *dev, struct mlx5_ib_pf_eq *eq);
-void mlx5r_odp_eq_destroy(struct mlx5_ib_dev *dev);
-/* With the EQ locked, possibly in interrupt context. */
-const u8 *mlx5r_odp_eq_peek(struct mlx5_ib_pf_eq *eq, u32 ahead);
-struct mlx5r_odp_event *mlx5r_odp_event_alloc(struct mlx5_ib_pf_eq *eq);
-void mlx5r_odp_event_queue(struct mlx5r_odp_event *event, const u8 *eqe,
-			   u32 number);
-/*
- * Sends PAGE_FAULT_RESUME. True if it is under way: the event is freed when it is
- * done, which may be before this returns.
- */
-bool mlx5r_odp_resume(struct mlx5r_odp_event *event, const u8 *command);
-void mlx5r_odp_eq_later(struct mlx5_ib_pf_eq *eq);
-u32 mlx5r_odp_eq_consumed(struct mlx5_ib_pf_eq *eq);
-void mlx5r_odp_eq_consume(struct mlx5_ib_pf_eq *eq, u32 count, bool arm);
+/* Milliseconds; wraps. */
+u32 mlx5r_odp_now(void);
+struct mlx5_core_dev *mlx5r_odp_mdev(struct mlx5_ib_dev *dev);
+/* What a device has for page faults: made before its first ODP MR. */
+int mlx5r_odp_faults_create(struct mlx5_ib_dev *dev);
+struct mlx5r_odp_faults *mlx5r_odp_faults_of(struct mlx5_ib_dev *dev);
+void mlx5r_odp_faults_destroy(struct mlx5_ib_dev *dev);
 
 /* The Rust side of it: odp_entry.rs. */
-void mlx5r_odp_drain(struct mlx5_ib_pf_eq *eq);
-u32 mlx5r_odp_count(struct mlx5_ib_pf_eq *eq);
-/* What mlx5r_odp_resume() has returned, if the event was answered. */
-bool mlx5r_odp_serve(struct mlx5_ib_dev *dev, struct mlx5r_odp_event *event,
-		     const u8 *eqe, u32 number);
-void mlx5r_odp_reap(struct ib_umem_odp *odp);
-void mlx5r_odp_retire(struct ib_umem_odp *odp);
+struct mlx5r_odp_faults *mlx5r_odp_faults_new(struct mlx5_ib_dev *dev);
+void mlx5r_odp_faults_drop(struct mlx5r_odp_faults *faults);
 
 #endif /* MLX5_ODP_SHIM_H */

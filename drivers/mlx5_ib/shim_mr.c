@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 /*
- * As shim.c, about regions: keys, mirrors, implicit MRs. No policy in here.
+ * As shim.c, about regions: keys, implicit MRs. No policy in here.
  */
 
 #include "mlx5_ib.h"
@@ -175,101 +175,7 @@ void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
 	mlx5_update_odp_stats(counted(mr), prefetch, cpu_pages(pages));
 }
 
-/* --- Mirrors ------------------------------------------------------------------ */
-
-static void reap_work(struct work_struct *work)
-{
-	struct mlx5r_odp_mirror *mirror =
-		container_of(work, struct mlx5r_odp_mirror, reap.work);
-
-	mlx5r_odp_reap(&mirror->odp);
-}
-
-void mlx5r_odp_mirror_init(struct mlx5r_odp_mirror *mirror,
-			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
-			   unsigned long address, size_t length,
-			   unsigned long start, unsigned long end,
-			   unsigned int page_shift, bool writable)
-{
-	struct ib_umem_odp *odp = &mirror->odp;
-
-	BUILD_BUG_ON(HPAGE_SHIFT != MLX5R_ODP_HUGE_SHIFT);
-
-	memset(mirror, 0, sizeof(*mirror));
-	odp->umem.ibdev = &dev->ib_dev;
-	odp->umem.owning_mm = mm;
-	odp->umem.address = address;
-	odp->umem.length = length;
-	odp->umem.writable = writable;
-	odp->umem.is_odp = 1;
-	odp->page_shift = page_shift;
-	/* ib_umem_odp_num_pages() looks here; it is never inserted. */
-	odp->notifier.interval_tree.start = start;
-	odp->notifier.interval_tree.last = end - 1;
-	INIT_DELAYED_WORK(&mirror->reap, reap_work);
-	INIT_LIST_HEAD(&mirror->waiting);
-}
-
-void mlx5r_odp_mirror_reap_later(struct mlx5r_odp_mirror *mirror)
-{
-	struct mlx5_ib_dev *dev = to_mdev(mirror->odp.umem.ibdev);
-
-	mod_delayed_work(dev->odp_pf_eq.wq, &mirror->reap, 0);
-}
-
-void mlx5r_odp_mirror_reap_in(struct mlx5r_odp_mirror *mirror, u32 ms)
-{
-	struct mlx5_ib_dev *dev = to_mdev(mirror->odp.umem.ibdev);
-
-	queue_delayed_work(dev->odp_pf_eq.wq, &mirror->reap,
-			   msecs_to_jiffies(ms) + 1);
-}
-
-void mlx5r_odp_mirror_stop(struct mlx5r_odp_mirror *mirror)
-{
-	struct mlx5_ib_dev *dev = to_mdev(mirror->odp.umem.ibdev);
-
-	disable_delayed_work_sync(&mirror->reap);
-	spin_lock_irq(&dev->odp_pf_eq.lock);
-	list_del_init(&mirror->waiting);
-	spin_unlock_irq(&dev->odp_pf_eq.lock);
-}
-
-bool mlx5r_odp_access_writable(int access)
-{
-	return ib_access_writable(access);
-}
-
-bool mlx5r_odp_access_hugetlb(int access)
-{
-	return IS_ENABLED(CONFIG_HUGETLB_PAGE) && (access & IB_ACCESS_HUGETLB);
-}
-
 /* --- Implicit MRs --------------------------------------------------------------- */
-
-static void retire_work(struct work_struct *work)
-{
-	struct mlx5r_odp_mirror *mirror =
-		container_of(work, struct mlx5r_odp_mirror, reap.work);
-
-	mlx5r_odp_retire(&mirror->odp);
-}
-
-void mlx5r_odp_parent_init(struct mlx5r_odp_mirror *mirror,
-			   struct mlx5_ib_dev *dev, struct mm_struct *mm,
-			   bool writable)
-{
-	mlx5r_odp_mirror_init(mirror, dev, mm, 0, 0, 0, 0, PAGE_SHIFT,
-			      writable);
-	mirror->odp.is_implicit_odp = 1;
-	/* It stops the work of children: another one, to lockdep as well. */
-	INIT_DELAYED_WORK(&mirror->reap, retire_work);
-}
-
-bool mlx5r_odp_is_parent(struct ib_umem_odp *odp)
-{
-	return odp->is_implicit_odp;
-}
 
 struct ib_pd *mlx5r_odp_ibpd(struct mlx5_ib_pd *pd)
 {

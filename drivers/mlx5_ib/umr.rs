@@ -43,7 +43,10 @@ use mlx5_odp::{
     xlt, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    eq::Faults, //
+};
 
 /// What one UMR writes at most.
 // CAST: widens.
@@ -53,9 +56,11 @@ const UMR_BYTES: usize = bindings::MLX5R_ODP_UMR_BYTES as usize;
 ///
 /// # Invariants
 ///
-/// `mr` is null, or the MR of the mirror, which outlives it.
+/// - `mr` is null, or the MR of the mirror, which outlives it.
+/// - `faults` outlives the value.
 #[pin_data]
 pub(crate) struct Key {
+    faults: NonNull<Faults>,
     mr: Atomic<*mut bindings::mlx5_ib_mr>,
     #[pin]
     gate: Mutex<Gate>,
@@ -70,9 +75,15 @@ unsafe impl Sync for Key {}
 
 impl Key {
     /// The key of a mirror whose MR is not there yet.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        // INVARIANT: There is none.
+    ///
+    /// # Safety
+    ///
+    /// `faults` outlives the value.
+    pub(crate) unsafe fn new(faults: &Faults) -> impl PinInit<Self> {
+        let faults = NonNull::from(faults);
+        // INVARIANT: There is none; the rest by the safety requirements.
         pin_init!(Self {
+            faults,
             mr: Atomic::new(ptr::null_mut()),
             gate <- new_mutex!(Gate::Gone, "mlx5_ib_odp_gate"),
             changed <- new_condvar!(),
@@ -88,6 +99,12 @@ impl Key {
         // INVARIANT: By the safety requirements.
         self.mr.store(mr.as_ptr(), Release);
         key::open(self);
+    }
+
+    /// What its device has for page faults.
+    pub(crate) fn faults(&self) -> &Faults {
+        // SAFETY: By the type invariants.
+        unsafe { self.faults.as_ref() }
     }
 
     fn mr(&self) -> Option<NonNull<bindings::mlx5_ib_mr>> {
@@ -116,8 +133,8 @@ impl mlx5_odp::Key for Key {
     type Error = Error;
 
     fn umr(&self) -> Option<Umr> {
-        // SAFETY: By the type invariants.
-        Some(unsafe { Umr::get(self.mr()?) })
+        self.mr()?;
+        Some(Umr::get(self.faults()))
     }
 
     fn put(&self, umr: Umr) {
@@ -172,24 +189,21 @@ pub(crate) struct Umr {
 
 impl Umr {
     /// Any if there is one, else the last. Both may be held under a chunk's lock.
-    ///
-    /// # Safety
-    ///
-    /// `mr` is live, and an ODP MR; its device outlives the value.
-    pub(crate) unsafe fn get(mr: NonNull<bindings::mlx5_ib_mr>) -> Self {
-        // SAFETY: By the safety requirements. The second waits for whoever has it, and never fails.
-        unsafe {
-            let umrs = bindings::mlx5r_odp_umrs_of(mr.as_ptr());
-            match NonNull::new(bindings::mlx5r_odp_umr_get(umrs)) {
-                Some(umr) => Self {
-                    umr,
-                    is_last: false,
-                },
-                None => Self {
-                    umr: NonNull::new_unchecked(bindings::mlx5r_odp_umr_get_last(umrs)),
-                    is_last: true,
-                },
-            }
+    pub(crate) fn get(faults: &Faults) -> Self {
+        let umrs = faults.umrs();
+        // SAFETY: They are there for as long as the device has MRs, and who posts one has an MR.
+        let umr = unsafe { bindings::mlx5r_odp_umr_get(umrs) };
+        let is_last = umr.is_null();
+        let umr = match is_last {
+            // SAFETY: As above. It waits for whoever has it, and never fails.
+            true => unsafe { bindings::mlx5r_odp_umr_get_last(umrs) },
+            false => umr,
+        };
+        // INVARIANT: Just got.
+        Self {
+            // SAFETY: Not null, as just said.
+            umr: unsafe { NonNull::new_unchecked(umr) },
+            is_last,
         }
     }
 
@@ -299,10 +313,6 @@ impl Device for Key {
     }
 
     fn moment(&self) -> u32 {
-        match self.mr() {
-            // SAFETY: By the type invariants.
-            Some(mr) => unsafe { bindings::mlx5r_odp_moment(mr.as_ptr()) },
-            None => 0,
-        }
+        self.faults().moment()
     }
 }

@@ -95,8 +95,7 @@ impl Parent {
         let null = self.null_key();
         let first = ChildIndex(at.0 & !(xlt::KSM_BLOCK - 1));
         let len = xlt::KSM_BLOCK * xlt::KSM_LEN;
-        // SAFETY: The MR is live, for its child is busy.
-        let mut umr = unsafe { Umr::get(mr) };
+        let mut umr = Umr::get(self.faults());
         for _ in 0..=RETRIES {
             // What is posted first comes first: under the lock, so do the states.
             let mut table = self.table.lock();
@@ -293,19 +292,17 @@ impl Family for Parent {
 
     fn moment(&self) -> u32 {
         match self.memory_scheme {
-            // SAFETY: By the type invariants; the MR is held.
-            true => unsafe { bindings::mlx5r_odp_moment(self.mr()) },
+            true => self.faults().moment(),
             false => self.served(),
         }
     }
 
     fn served(&self) -> u32 {
-        // SAFETY: By the type invariants; the MR is held.
-        unsafe { bindings::mlx5r_odp_served(self.mr()) }
+        self.faults().served()
     }
 
     fn retire_later(&self, at: ChildIndex) {
         self.push_idle(at);
-        self.reap_later();
+        self.retire_soon();
     }
 }

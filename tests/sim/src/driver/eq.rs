@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! The page-fault event queue and who serves its events: `drivers/mlx5_ib/{eq.rs,shim.c}`.
+//! The page-fault event queue and who serves its events: `drivers/mlx5_ib/{eq,event}.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
