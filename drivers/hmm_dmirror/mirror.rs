@@ -8,6 +8,7 @@
 use hmm_abi::{
     serve,
     ChunkIndex,
+    Fault,
     FaultError,
     Geometry,
     HmmPfn,
@@ -216,7 +217,8 @@ impl Mirror {
         let mut scratch = self.scratch(indices)?;
         for (at, slots) in self.geometry.by_chunk(indices) {
             let chunk = self.find_or_make(at)?;
-            serve(&chunk, &self.geometry, slots, need, &mut scratch).map_err(error_of)?;
+            let fault = Fault::exactly(slots, need);
+            serve(&chunk, &self.geometry, &fault, &mut scratch[..]).map_err(error_of)?;
         }
         Ok(())
     }
@@ -308,7 +310,8 @@ impl Mirror {
         for _ in 0..ATTEMPTS {
             // Whatever has to be done for the process to write to it invalidates, and so does the
             // end of an exclusive access: not after the sequence has been taken.
-            serve(chunk, &self.geometry, slot, Need::Write, &mut scratch).map_err(error_of)?;
+            let fault = Fault::exactly(slot, Need::Write);
+            serve(chunk, &self.geometry, &fault, &mut scratch[..]).map_err(error_of)?;
             let sequence = chunk.read_begin();
             let page = ExclusivePage::make(mm, address, self.identity())?;
             hmm_abi::withdraw(chunk, slot);
@@ -368,6 +371,7 @@ fn error_of(error: FaultError<Error>) -> Error {
     match error {
         FaultError::Host(error) => error,
         FaultError::Race | FaultError::Busy => EBUSY,
+        FaultError::Memory => ENOMEM,
         FaultError::Empty => EINVAL,
         FaultError::Fragmented
         | FaultError::Stuck

@@ -17,6 +17,7 @@
 #include <linux/pci-p2pdma.h>
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
+#include <linux/userfaultfd_k.h>
 #include <rdma/ib_umem_odp.h>
 #include <rdma/ib_verbs.h>
 
@@ -74,6 +75,15 @@ bool rust_helper_hmm_dma_needs_bounce(struct device *dev)
 		return true;
 #endif
 	return dma_addressing_limited(dev);
+}
+
+/* linux/mm.h */
+
+bool rust_helper_vma_may_read_ahead(struct vm_area_struct *vma);
+bool rust_helper_vma_may_read_ahead(struct vm_area_struct *vma)
+{
+	return !userfaultfd_armed(vma) &&
+	       !(vma->vm_flags & (VM_IO | VM_PFNMAP | VM_RAND_READ));
 }
 
 /* linux/hmm.h: the page of an entry */

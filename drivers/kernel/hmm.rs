@@ -236,3 +236,32 @@ pub fn range_fault_for(
     })?;
     Ok(Sequence::from_raw(range.notifier_seq))
 }
+
+/// How far `span` may be faulted in although nobody has asked for it, from its start on: within one
+/// mapping, unless somebody else fills it in (userfaultfd), it is a device's, or the process has said
+/// that it reads in no order (`MADV_RANDOM`).
+///
+/// # Examples
+///
+/// ```
+/// use core::ops::Range;
+///
+/// use kernel::mm::MmWithUser;
+/// use kernel_ext::hmm::may_read_ahead;
+///
+/// fn whole(mm: &MmWithUser, span: &Range<usize>) -> bool {
+///     may_read_ahead(mm, span) == *span
+/// }
+/// ```
+pub fn may_read_ahead(mm: &MmWithUser, span: &Range<usize>) -> Range<usize> {
+    let start = span.start;
+    let nothing = start..start;
+    let Some(vma) = mm.lock_vma_under_rcu(start) else {
+        return nothing;
+    };
+    // SAFETY: The VMA is locked for reading.
+    match unsafe { bindings::vma_may_read_ahead(vma.as_ptr()) } {
+        true => start..span.end.min(vma.end()),
+        false => nothing,
+    }
+}

@@ -352,6 +352,18 @@ impl hmm_abi::FaultChunk for Chunk {
         }
     }
 
+    fn read_ahead(&self, slots: Slots) -> Slots {
+        let chunk = self.0.data();
+        let mirror = chunk.mirror();
+        let Some(mm) = mirror.mm() else {
+            return Slots::NONE;
+        };
+        let geometry = &mirror.placement().geometry;
+        let span = geometry.span_of_slots(chunk.at(), slots);
+        let granted = hmm::may_read_ahead(&mm, &span).len() >> geometry.entry_shift();
+        Slots::new(slots.first()..slots.first() + granted)
+    }
+
     fn read_retry(&self, locked: &Locked<'_>, sequence: Sequence) -> bool {
         let sequence = mmu_notifier::Sequence::from_raw(sequence.0);
         locked.state.is_retired || self.0.notifier().read_retry(sequence)

@@ -522,38 +522,33 @@ impl Store for Mirror {
 }
 
 /// What a range fault finds, on the stack if it is little.
-pub(crate) enum Scratch {
-    /// A few pages.
-    Small([HmmPfn; Scratch::SMALL]),
-    /// Many.
-    Large(KVec<HmmPfn>),
+pub(crate) struct Scratch {
+    few: [HmmPfn; Scratch::FEW],
+    many: KVec<HmmPfn>,
 }
 
 impl Scratch {
-    const SMALL: usize = 16;
+    /// As many as a fault on one page looks at, twice over.
+    const FEW: usize = 32;
 
-    /// For so many pages.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn new(pages: usize) -> Result<Self> {
-        if pages <= Self::SMALL {
-            return Ok(Self::Small([HmmPfn::EMPTY; Self::SMALL]));
+    /// No memory is allocated before it is needed.
+    #[inline]
+    pub(crate) const fn new() -> Self {
+        Self {
+            few: [HmmPfn::EMPTY; Self::FEW],
+            many: KVec::new(),
         }
-        Ok(Self::Large(KVec::from_elem(
-            HmmPfn::EMPTY,
-            pages,
-            GFP_KERNEL,
-        )?))
     }
 }
 
-impl AsMut<[HmmPfn]> for Scratch {
-    fn as_mut(&mut self) -> &mut [HmmPfn] {
-        match self {
-            Self::Small(pages) => pages,
-            Self::Large(pages) => pages,
+impl hmm_abi::Scratch for Scratch {
+    fn pages(&mut self, pages: usize) -> Option<&mut [HmmPfn]> {
+        if let Some(few) = self.few.get_mut(..pages) {
+            return Some(few);
         }
+        if self.many.len() < pages {
+            self.many.resize(pages, HmmPfn::EMPTY, GFP_KERNEL).ok()?;
+        }
+        self.many.get_mut(..pages)
     }
 }

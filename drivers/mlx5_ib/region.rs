@@ -171,8 +171,8 @@ impl Region for Mr<'_> {
         self.mirror.placement()
     }
 
-    fn scratch(&self, pages: usize) -> Result<Scratch, Pressure> {
-        Scratch::new(pages).map_err(|_| Pressure::Memory)
+    fn scratch(&self) -> Scratch {
+        Scratch::new()
     }
 
     fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_, NotIn> {

@@ -2,6 +2,7 @@
 
 //! What a chunk keeps beside its entries.
 
+use crate::around::Stream;
 use crate::{Device, Slots};
 
 /// An invalidation between its two passes.
@@ -35,6 +36,7 @@ pub enum Given {
 pub struct Book<T> {
     pub(crate) pending: Option<Pending<T>>,
     pub(crate) mapped: u16,
+    pub(crate) stream: Stream,
     stamp: Stamp,
 }
 
@@ -60,6 +62,7 @@ impl<T> Book<T> {
         Self {
             pending: None,
             mapped: 0,
+            stream: Stream::NONE,
             stamp: Stamp::Never,
         }
     }

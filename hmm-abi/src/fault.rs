@@ -10,9 +10,11 @@
 //! [`Device::publish`] is reached through a [`Ready`] alone, a [`Ready`] through a [`Valid`]
 //! alone, and a [`Valid`] exists only under the lock.
 
-use crate::chunk::{change, unmap, LetGo, Proof, Table};
+use crate::around::{glance, Ahead, Around, Glance, Wanted};
+use crate::chunk::{change, Proof, Table};
+use crate::merge::{merge, News};
 use crate::{
-    Device, Entry, FaultChunk, Geometry, Given, HmmPfn, LockedChunk, MapError, Need, PublishError,
+    Device, FaultChunk, Geometry, Given, HmmPfn, LockedChunk, MapError, Need, PublishError,
     RangeError, Sequence, Slots, State, CHUNK_ENTRIES,
 };
 
@@ -36,6 +38,8 @@ pub enum FaultError<E> {
     Stuck,
     /// There is nothing to fault.
     Empty,
+    /// No memory for what a range fault finds.
+    Memory,
     /// Invalidations won every time.
     Race,
     /// The host was busy for as long as it waits, every time.
@@ -98,9 +102,9 @@ pub struct Snapshot<'f, C: FaultChunk> {
 }
 
 /// What a range fault found.
-struct Found<'f> {
-    slots: Slots,
-    need: Need,
+pub(crate) struct Found<'f> {
+    pub(crate) demanded: Slots,
+    pub(crate) wanted: Wanted,
     sequence: Sequence,
     pages: &'f [HmmPfn],
     geometry: &'f Geometry,
@@ -129,11 +133,10 @@ pub struct Valid<'f, C: FaultChunk> {
 pub struct Ready<'f, C: FaultChunk> {
     chunk: &'f C,
     locked: C::Locked<'f>,
-    /// The slots that the device does not have as they are, and what lies between them.
-    news: Slots,
+    news: News,
 }
 
-/// What serving a fault changed.
+/// What serving a fault changed of what it demanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
     /// The device has been given translations, or access, that it did not have.
@@ -159,15 +162,47 @@ impl<'f, C: FaultChunk> Snapshot<'f, C> {
         need: Need,
         scratch: &'f mut [HmmPfn],
     ) -> Result<Self, RangeError<C::Error>> {
-        let pages = slots.len() * geometry.pages_per_entry();
-        let (pages, _) = scratch.split_at_mut(pages);
+        let (pages, _) = scratch.split_at_mut(slots.len() * geometry.pages_per_entry());
+        Self::find(chunk, geometry, slots, Wanted::all(slots, need), pages)
+    }
+
+    /// Looks for what is wanted. `pages` has one element for each CPU page.
+    ///
+    /// Neighbours are looked at first, for that is all where nothing is missing, and by themselves:
+    /// HMM faults in all of a hole, whatever of it was asked for.
+    fn find(
+        chunk: &'f C,
+        geometry: &'f Geometry,
+        demanded: Slots,
+        wanted: Wanted,
+        pages: &'f mut [HmmPfn],
+    ) -> Result<Self, RangeError<C::Error>> {
+        let (slots, faulted, need) = (wanted.slots(), wanted.faulted(), wanted.need());
         pages.fill(HmmPfn::EMPTY);
-        let sequence = chunk.range_fault(slots, need, pages)?;
+        let sequence = if slots == faulted {
+            chunk.range_fault(slots, need, pages)?
+        } else {
+            let looked = chunk.range_fault(slots, Need::Snapshot, pages)?;
+            let unit = geometry.pages_per_entry();
+            let (before, rest) = pages.split_at_mut(wanted.among().start * unit);
+            let (missing, after) = rest.split_at_mut(faulted.len() * unit);
+            if missing.iter().all(|&page| need.is_met_by(page)) {
+                looked
+            } else {
+                missing.fill(HmmPfn::EMPTY);
+                let sequence = chunk.range_fault(faulted, need, missing)?;
+                if sequence != looked {
+                    before.fill(HmmPfn::EMPTY);
+                    after.fill(HmmPfn::EMPTY);
+                }
+                sequence
+            }
+        };
         Ok(Self {
             chunk,
             found: Found {
-                slots,
-                need,
+                demanded,
+                wanted,
                 sequence,
                 pages,
                 geometry,
@@ -192,8 +227,8 @@ impl<'f, C: FaultChunk> Snapshot<'f, C> {
         Self {
             chunk,
             found: Found {
-                slots,
-                need: Need::Snapshot,
+                demanded: slots,
+                wanted: Wanted::all(slots, Need::Snapshot),
                 sequence,
                 pages,
                 geometry,
@@ -224,34 +259,14 @@ impl Found<'_> {
     /// What was found for each slot, an error where memory is mapped in pieces smaller than an
     /// entry.
     #[inline]
-    fn units(&self) -> impl Iterator<Item = Result<HmmPfn, Fragmented>> + '_ {
+    pub(crate) fn units(&self) -> impl Iterator<Item = Result<HmmPfn, Fragmented>> + '_ {
         let units = self.pages.chunks_exact(self.geometry.pages_per_entry());
         units.map(|unit| self.geometry.one_entry(unit).ok_or(Fragmented))
     }
 }
 
 /// A page is mapped in pieces smaller than an entry.
-struct Fragmented;
-
-/// Why a valid snapshot could not be made ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unready {
-    Fragmented,
-    Stuck,
-    Race,
-    Map(MapError),
-}
-
-impl<E> From<Unready> for FaultError<E> {
-    fn from(unready: Unready) -> Self {
-        match unready {
-            Unready::Fragmented => Self::Fragmented,
-            Unready::Stuck => Self::Stuck,
-            Unready::Race => Self::Race,
-            Unready::Map(error) => Self::Map(error),
-        }
-    }
-}
+pub(crate) struct Fragmented;
 
 impl<'f, C: FaultChunk> Valid<'f, C> {
     /// What was found for each CPU page, errors and sizes of mappings included; so it is for as long
@@ -283,150 +298,6 @@ impl<'f, C: FaultChunk> Valid<'f, C> {
     }
 }
 
-/// Merges and maps; returns the slots that the device has to be told of.
-fn merge<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) -> Result<Slots, Unready> {
-    let entries = locked.entries().get(snapshot.slots.range());
-    let entries = entries.ok_or(Unready::Race)?;
-    // All of it is looked at before any of it is changed.
-    let (mut news, mut unmapped) = (Reach::NONE, Reach::NONE);
-    let mut upgraded = false;
-    for ((at, &old), unit) in entries.iter().enumerate().zip(snapshot.units()) {
-        let found = unit.map_err(|Fragmented| Unready::Fragmented)?;
-        // A host that met the need has left no such page.
-        if !snapshot.need.is_met_by(found) {
-            return Err(Unready::Race);
-        }
-        if found.is_valid() && is_news(old, found)? {
-            news.add(at);
-            match old.is_mapped() {
-                true => upgraded |= found.is_writable() && !old.is_writable(),
-                false => unmapped.add(at),
-            }
-        }
-    }
-    let unmapped = unmapped.within(snapshot.slots);
-    if !unmapped.is_empty() {
-        map_new(snapshot, locked, unmapped).map_err(Unready::Map)?;
-    }
-    if upgraded {
-        allow_writing(snapshot, locked);
-    }
-    Ok(news.within(snapshot.slots))
-}
-
-/// From the first to the last of some slots, counted from another.
-struct Reach {
-    first: usize,
-    end: usize,
-}
-
-impl Reach {
-    const NONE: Self = Self {
-        first: usize::MAX,
-        end: 0,
-    };
-
-    /// Adds a slot; they come in order.
-    #[inline]
-    fn add(&mut self, at: usize) {
-        self.first = self.first.min(at);
-        self.end = at + 1;
-    }
-
-    /// As slots, if they are counted from the first of `slots`.
-    fn within(self, slots: Slots) -> Slots {
-        match self.end {
-            0 => Slots::NONE,
-            end => Slots::new(slots.first() + self.first..slots.first() + end),
-        }
-    }
-}
-
-/// Whether the device has to be told of what was found for an entry.
-#[inline]
-fn is_news(old: Entry, found: HmmPfn) -> Result<bool, Unready> {
-    match old.state() {
-        State::Empty => Ok(true),
-        State::Leaving => Err(Unready::Race),
-        State::Stuck => Err(Unready::Stuck),
-        // Another page under the same mapping: no invalidation leaves that behind.
-        _ if old.pfn() != found.pfn() => Err(Unready::Stuck),
-        State::Mapped | State::Offered => Ok(true),
-        State::Live => Ok(found.is_writable() && !old.is_writable()),
-    }
-}
-
-/// Maps what was found in the empty slots among `unmapped`, run by run, and makes it visible to
-/// the device at once. On failure nothing has changed.
-fn map_new<L: LockedChunk>(
-    snapshot: &Found<'_>,
-    locked: &mut L,
-    unmapped: Slots,
-) -> Result<(), MapError> {
-    let mut units = snapshot.units();
-    let before = unmapped.first() - snapshot.slots.first();
-    if before > 0 {
-        units.nth(before - 1);
-    }
-    let mut next = unmapped.first();
-    let mut result = Ok(());
-
-    while next < unmapped.end() && result.is_ok() {
-        // The entries of a run are made while it lasts; the slot that ends it is passed over.
-        let entries = &mut locked.entries_mut(Proof::new())[next..unmapped.end()];
-        let mut len = 0;
-        for (entry, unit) in entries.iter_mut().zip(&mut units) {
-            let found = unit.unwrap_or(HmmPfn::EMPTY);
-            if !found.is_valid() || entry.is_mapped() {
-                break;
-            }
-            *entry = Entry::mapped(found);
-            len += 1;
-        }
-        if len > 0 {
-            result = map_run(locked, Slots::new(next..next + len));
-        }
-        if result.is_ok() {
-            next += len + 1;
-        }
-    }
-    let mapped = Slots::new(unmapped.first()..next.min(unmapped.end()));
-    if result.is_ok() {
-        result = locked.sync(mapped);
-    }
-    if result.is_err() {
-        // The device was never told.
-        let let_go = LetGo::new();
-        unmap(locked, mapped, |state| state == State::Mapped, &let_go);
-    }
-    result
-}
-
-/// Allows writing where that is new; the device has to be told.
-fn allow_writing<L: LockedChunk>(snapshot: &Found<'_>, locked: &mut L) {
-    let entries = &mut locked.entries_mut(Proof::new())[snapshot.slots.range()];
-    for (entry, unit) in entries.iter_mut().zip(snapshot.units()) {
-        if !entry.is_writable() && unit.is_ok_and(HmmPfn::is_writable) {
-            *entry = match entry.state() {
-                State::Live => entry.writable().offered(),
-                _ => entry.writable(),
-            };
-        }
-    }
-}
-
-/// Maps the entries of `slots`; on failure they are empty again.
-fn map_run<L: LockedChunk>(locked: &mut L, slots: Slots) -> Result<(), MapError> {
-    let proof = Proof::new();
-    let result = locked.map(slots);
-    match result {
-        // CAST: a chunk has no more slots than a `u16` counts.
-        Ok(()) => locked.book_mut(proof).mapped += u16::try_from(slots.len()).unwrap_or(0),
-        Err(_) => locked.entries_mut(proof)[slots.range()].fill(Entry::EMPTY),
-    }
-    result
-}
-
 impl<C: FaultChunk> Ready<'_, C> {
     /// Tells the device. What it does not take stays offered, and is taken back by the next
     /// invalidation as if it had.
@@ -444,44 +315,119 @@ impl<C: FaultChunk> Ready<'_, C> {
             news,
         } = self;
         let device = chunk.device();
-        if news.is_empty() {
-            let given = locked.book_mut(Proof::new()).given(device);
-            return Ok(Served::Nothing { given });
+        let News {
+            slots, of_demanded, ..
+        } = news;
+        let proof = Proof::new();
+        // Before it is given the rest, which says nothing of what was demanded.
+        let served = match of_demanded {
+            true => Served::New,
+            false => Served::Nothing {
+                given: locked.book_mut(proof).given(device),
+            },
+        };
+        if slots.is_empty() {
+            return Ok(served);
         }
-        change(&mut locked, news, |entry| {
+        change(&mut locked, slots, |entry| {
             (entry.state() == State::Mapped).then(|| entry.offered())
         });
-        device.publish(&Table::around(&locked, news, granule))?;
-        change(&mut locked, news, |entry| {
+        device.publish(&Table::around(&locked, slots, granule))?;
+        change(&mut locked, slots, |entry| {
             (entry.state() == State::Offered).then(|| entry.live())
         });
         // Those for writing too: a fault on more than one chunk may have been raised for them.
-        locked.book_mut(Proof::new()).give(device);
-        Ok(Served::New)
+        locked.book_mut(proof).give(device);
+        Ok(served)
     }
 }
 
-/// Serves a fault on `slots` of one chunk, no more than one window: faulted in as `need` wants
-/// it, mapped, and published. A snapshot publishes what is there.
-///
-/// `scratch` is private to the call and [`Geometry::scratch_len`] long.
+/// Memory for what range faults find, private to whoever has it.
+pub trait Scratch {
+    /// Room for so many CPU pages, with anything in it; `None` for want of memory.
+    fn pages(&mut self, pages: usize) -> Option<&mut [HmmPfn]>;
+}
+
+impl Scratch for [HmmPfn] {
+    fn pages(&mut self, pages: usize) -> Option<&mut [HmmPfn]> {
+        self.get_mut(..pages)
+    }
+}
+
+/// A fault on slots of one chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// What is demanded, no more than a window.
+    pub slots: Slots,
+    /// How it is demanded. A snapshot publishes what is there.
+    pub need: Need,
+    /// What it takes besides.
+    pub around: Around,
+}
+
+impl Fault {
+    /// What is demanded, and nothing else.
+    pub const fn exactly(slots: Slots, need: Need) -> Self {
+        Self {
+            slots,
+            need,
+            around: Around::Nothing,
+        }
+    }
+}
+
+/// A fault that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What that changed of what was demanded.
+    pub served: Served,
+    /// Entries besides of which the device has been told.
+    pub others: usize,
+    /// What a stream wants of the chunks that follow.
+    pub ahead: Ahead,
+}
+
+/// Serves a fault: faulted in as it needs it, mapped, and published.
 ///
 /// # Errors
 ///
-/// See [`FaultError`].
+/// See [`FaultError`]. What the fault takes besides is never the reason.
 pub fn serve<C: FaultChunk>(
     chunk: &C,
     geometry: &Geometry,
-    slots: Slots,
-    need: Need,
-    scratch: &mut [HmmPfn],
-) -> Result<Served, FaultError<C::Error>> {
-    if slots.is_empty() {
+    fault: &Fault,
+    scratch: &mut (impl Scratch + ?Sized),
+) -> Result<Outcome, FaultError<C::Error>> {
+    if fault.slots.is_empty() {
         return Err(FaultError::Empty);
     }
+    // An entry of several pages is large enough.
+    let around = match geometry.pages_per_entry() {
+        1 => fault.around,
+        _ => Around::Nothing,
+    };
+    let mut plan = match glance(chunk, fault.slots, fault.need, around) {
+        Glance::Live { given } => {
+            return Ok(Outcome {
+                served: Served::Nothing { given },
+                others: 0,
+                ahead: Ahead::default(),
+            })
+        }
+        Glance::Missing(plan) => plan,
+    };
     let mut busy = 0;
     for _ in 0..ATTEMPTS {
-        let snapshot = match Snapshot::take(chunk, geometry, slots, need, scratch) {
+        let pages = plan.wanted.slots().len() * geometry.pages_per_entry();
+        let pages = match scratch.pages(pages) {
+            Some(pages) => pages,
+            None if plan.is_bare() => return Err(FaultError::Memory),
+            None => {
+                plan.strip();
+                continue;
+            }
+        };
+        let snapshot = match Snapshot::find(chunk, geometry, fault.slots, plan.wanted, pages) {
             Ok(snapshot) => snapshot,
             Err(RangeError::Busy) => {
                 busy += 1;
@@ -490,15 +436,32 @@ pub fn serve<C: FaultChunk>(
                 }
                 continue;
             }
+            Err(RangeError::Failed(_)) if plan.reads_ahead() => {
+                plan.strip();
+                continue;
+            }
             Err(RangeError::Failed(error)) => return Err(FaultError::Host(error)),
         };
+        if let Some(wider) = plan.widened(chunk, snapshot.found.pages) {
+            plan = wider;
+            continue;
+        }
         let ready = match snapshot.validate() {
             Ok(valid) => valid.map(),
             Err(Stale) => continue,
         };
         match ready {
-            Ok(ready) => return ready.publish().map_err(FaultError::Publish),
+            Ok(ready) => {
+                let others = ready.news.others;
+                let served = ready.publish().map_err(FaultError::Publish)?;
+                return Ok(Outcome {
+                    served,
+                    others,
+                    ahead: plan.ahead,
+                });
+            }
             Err(FaultError::Race) => continue,
+            Err(_) if !plan.is_bare() => plan.strip(),
             Err(error) => return Err(error),
         }
     }

@@ -123,6 +123,12 @@ impl Slots {
         usize::from(self.end - self.first)
     }
 
+    /// Whether `slot` is one of them.
+    #[inline]
+    pub fn holds(self, slot: usize) -> bool {
+        self.range().contains(&slot)
+    }
+
     /// No slot at all.
     #[inline]
     pub const fn is_empty(self) -> bool {

@@ -196,6 +196,13 @@ pub trait FaultChunk: Chunk {
         found: &mut [HmmPfn],
     ) -> Result<Sequence, RangeError<Self::Error>>;
 
+    /// How many of `slots`, from the first one on, may be faulted in although nobody has asked for
+    /// them: not those that somebody else has to fill in (userfaultfd), nor where the process has
+    /// said that it reads in no order. Called without the lock.
+    fn read_ahead(&self, slots: Slots) -> Slots {
+        Slots::new(slots.first()..slots.first())
+    }
+
     /// Under the lock: the notifier's sequence is another one than `sequence`, or an invalidation
     /// is under way.
     fn read_retry(&self, locked: &Self::Locked<'_>, sequence: Sequence) -> bool;

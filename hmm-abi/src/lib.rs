@@ -24,6 +24,9 @@
 //!   mapping for the device;
 //! - [`Device`]: the table of translations.
 //!
+//! A fault takes more than is demanded, where that is cheap: neighbours that are in memory, and
+//! what a stream will want next ([`Around`]).
+//!
 //! What they cannot get wrong:
 //!
 //! 1. What a range fault finds is worth nothing until it is validated. A [`Snapshot`] becomes a
@@ -43,6 +46,8 @@
 //! | PFN | page frame number: physical address in CPU pages |
 //! | entry | one unit of the mirror; entry `i` covers `start + (i << entry_shift)` |
 //! | slot | an entry's place in its chunk |
+//! | demanded, faulted | what a fault is about; what it has the host bring in, streams included |
+//! | looked at | these, and neighbours that are taken if they are there |
 //! | sequence | the interval notifier's; it changes with every invalidation |
 //! | publish, zap | to give the device a translation, to take it back |
 //!
@@ -53,6 +58,7 @@
 #![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
 
+mod around;
 mod book;
 mod chunk;
 mod entry;
@@ -60,14 +66,17 @@ mod fault;
 mod geometry;
 mod host;
 mod invalidate;
+mod merge;
 mod pfn;
 pub mod whole;
 
+pub use around::{carried, Ahead, Around, MAX_STREAM};
 pub use book::{Book, Given};
 pub use chunk::{LetGo, Proof, Table, Translation};
 pub use entry::{Entry, State};
 pub use fault::{
-    serve, FaultError, Ready, Served, Snapshot, Stale, Valid, ATTEMPTS, BUSY_ATTEMPTS,
+    serve, Fault, FaultError, Outcome, Ready, Scratch, Served, Snapshot, Stale, Valid, ATTEMPTS,
+    BUSY_ATTEMPTS,
 };
 pub use geometry::{
     ChunkIndex, Geometry, GeometryError, Index, Indices, Slots, Span, Window, CHUNK_ENTRIES,

@@ -3,7 +3,8 @@
 //! One range of one region: faulted in, mapped, published.
 
 use hmm_abi::{
-    ChunkIndex, FaultError, Given, Indices, MapError, Need, PublishError, Served, Slots,
+    carried, serve, Ahead, Around, ChunkIndex, Fault, FaultChunk, FaultError, Given, Indices,
+    MapError, Need, Outcome, PublishError, Served, Slots,
 };
 
 use crate::driver::{Driver, Intent};
@@ -62,8 +63,10 @@ impl Asked {
 /// Pages that are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BroughtIn {
-    /// How many, of 4 KiB.
+    /// How many were demanded, of 4 KiB.
     pub base_pages: u64,
+    /// How many came with them, as far as the device did not have them.
+    pub others: u64,
     /// The device could read all of them when it asked, as far as is known.
     pub asked_again: bool,
 }
@@ -72,6 +75,7 @@ impl BroughtIn {
     /// No page.
     pub(crate) const NOTHING: Self = Self {
         base_pages: 0,
+        others: 0,
         asked_again: true,
     };
 
@@ -79,12 +83,14 @@ impl BroughtIn {
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             base_pages: self.base_pages + other.base_pages,
+            others: self.others + other.others,
             asked_again: self.asked_again && other.asked_again,
         }
     }
 }
 
-/// Brings the entries `indices` of `region` in.
+/// Brings the entries `indices` of `region` in; if the device has asked, with what it is likely to
+/// ask for next ([`hmm_abi::Around`]).
 ///
 /// # Errors
 ///
@@ -96,19 +102,28 @@ pub fn bring_in<R: Region>(
     driver: &impl Driver,
 ) -> Result<BroughtIn, NotIn> {
     let placement = region.placement();
-    let mut asked_again = true;
-    let pages = placement.geometry.scratch_len(indices);
-    let mut scratch = region.scratch(pages).map_err(NotIn::Busy)?;
+    let (mut asked_again, mut others) = (true, 0);
+    let mut scratch = region.scratch();
+    let mut last = None;
 
     for (at, slots) in placement.geometry.by_chunk(indices) {
         // What the device does not wait for is not worth holding anybody up.
         if asked.event.is_none() && region.is_closing() {
             return Err(NotIn::Invalid);
         }
+        let around = match (asked.event, &last) {
+            (None, _) => Around::Nothing,
+            (Some(_), None) => Around::Likely {
+                before: stream_before(region, at, slots),
+            },
+            // It is the same fault's.
+            (Some(_), Some(_)) => Around::Likely { before: 0 },
+        };
         let mut window = Window {
             region,
             at,
             slots,
+            around,
             driver,
             scratch: &mut scratch,
         };
@@ -119,12 +134,65 @@ pub fn bring_in<R: Region>(
             Err(_) => region.tidy(at),
             Ok(_) => {}
         }
-        asked_again &= result?;
+        let done = result?;
+        asked_again &= done.asked_again;
+        others += done.others;
+        last = Some((at, done));
+    }
+    if let Some((at, done)) = last {
+        others += read_ahead(region, at, done.need, done.ahead, &mut scratch);
     }
     Ok(BroughtIn {
         base_pages: placement.base_pages(indices.len()),
+        others: placement.base_pages(others),
         asked_again,
     })
+}
+
+/// The length of the stream that `slots` of chunk `at` may go on with from the chunk before.
+fn stream_before<R: Region>(region: &R, at: ChunkIndex, slots: Slots) -> usize {
+    let before = at.0.checked_sub(1).filter(|_| slots.first() == 0);
+    let chunk = before.and_then(|before| region.find(ChunkIndex(before)));
+    chunk.map_or(0, |chunk| carried(&chunk))
+}
+
+/// Brings in what a stream wants of the chunks after `at`, until something is in the way. Returns how
+/// many entries.
+fn read_ahead<R: Region>(
+    region: &R,
+    at: ChunkIndex,
+    need: Need,
+    ahead: Ahead,
+    scratch: &mut R::Scratch,
+) -> usize {
+    let geometry = &region.placement().geometry;
+    let mut rest = ahead.entries;
+    let mut at = at;
+    while rest > 0 && !region.is_closing() {
+        at = ChunkIndex(at.0 + 1);
+        let most = Slots::new(0..rest.min(geometry.chunk(at).len()));
+        if most.is_empty() {
+            break;
+        }
+        let Ok(chunk) = region.find_or_make(at) else {
+            break;
+        };
+        let slots = chunk.read_ahead(most);
+        let fault = Fault {
+            slots,
+            need,
+            around: Around::Stream { len: ahead.stream },
+        };
+        if serve(&chunk, geometry, &fault, scratch).is_err() {
+            region.tidy(at);
+            break;
+        }
+        rest -= slots.len();
+        if slots != most {
+            break;
+        }
+    }
+    ahead.entries - rest
 }
 
 /// A part of one chunk, no more than one range fault takes.
@@ -132,39 +200,55 @@ struct Window<'a, R: Region, D> {
     region: &'a R,
     at: ChunkIndex,
     slots: Slots,
+    around: Around,
     driver: &'a D,
     scratch: &'a mut R::Scratch,
 }
 
+/// A window that is in.
+struct Done {
+    /// The device could read it all when it asked.
+    asked_again: bool,
+    /// The access that it was brought in for.
+    need: Need,
+    /// Entries that were brought in besides.
+    others: usize,
+    /// What a stream wants next.
+    ahead: Ahead,
+}
+
 impl<R: Region, D: Driver> Window<'_, R, D> {
-    /// Picks the access to ask for. Returns whether the device could read it all when it asked.
+    /// Picks the access to ask for.
     ///
     /// Write is asked for only when the device is known, or may be assumed, to write: otherwise a
     /// READ would break COW, dirty the page, and fail on read-only memory. Where it is refused,
     /// the pages are published as they are, each for writing if it can be written to.
-    fn bring_in(&mut self, asked: Asked) -> Result<bool, NotIn> {
+    fn bring_in(&mut self, asked: Asked) -> Result<Done, NotIn> {
         let writable = self.region.placement().writable;
-        let mut refused = false;
-        let served = match asked.intent {
+        let need = match asked.intent {
             // The MKey does not allow it; with read access the device would fault for ever.
             Intent::Write if !writable => return Err(NotIn::ReadOnly),
-            Intent::Write => self.retrying(Need::Write)?,
-            Intent::Unknown if writable => match self.retrying(Need::Write)? {
-                None => {
-                    refused = true;
-                    self.retrying(Need::Read)?
-                }
-                served => served,
-            },
-            Intent::Unknown | Intent::Read => self.retrying(Need::Read)?,
+            Intent::Write => Need::Write,
+            Intent::Unknown if writable => Need::Write,
+            Intent::Unknown | Intent::Read => Need::Read,
         };
-        match served {
-            None => Err(NotIn::ReadOnly),
-            Some(Served::New) => Ok(false),
-            Some(Served::Nothing { given }) => {
-                Ok(writable && self.missed_again(asked, given, refused))
+        let (need, refused, outcome) = match self.retrying(need)? {
+            None if asked.intent == Intent::Unknown => {
+                (Need::Read, true, self.retrying(Need::Read)?)
             }
-        }
+            outcome => (need, false, outcome),
+        };
+        let outcome = outcome.ok_or(NotIn::ReadOnly)?;
+        let asked_again = match outcome.served {
+            Served::New => false,
+            Served::Nothing { given } => writable && self.missed_again(asked, given, refused),
+        };
+        Ok(Done {
+            asked_again,
+            need,
+            others: outcome.others,
+            ahead: outcome.ahead,
+        })
     }
 
     /// Whether the device missed what it had been given before. If writing was `refused` and it may
@@ -185,10 +269,10 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
 
     /// Tries until something else than pressure comes back, or [`TRIES`] are used up. `None` if
     /// writing is refused.
-    fn retrying(&mut self, need: Need) -> Result<Option<Served>, NotIn> {
+    fn retrying(&mut self, need: Need) -> Result<Option<Outcome>, NotIn> {
         for attempt in 1.. {
             let why = match self.once(need) {
-                Ok(served) => return Ok(Some(served)),
+                Ok(outcome) => return Ok(Some(outcome)),
                 Err(Failed::WriteRefused) => return Ok(None),
                 Err(Failed::Final(why)) => return Err(why),
                 Err(Failed::Again(why)) => why,
@@ -205,11 +289,15 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
         unreachable!("the loop ends by returning")
     }
 
-    fn once(&mut self, need: Need) -> Result<Served, Failed> {
+    fn once(&mut self, need: Need) -> Result<Outcome, Failed> {
         let geometry = &self.region.placement().geometry;
         let chunk = self.region.find_or_make(self.at)?;
-        let scratch = self.scratch.as_mut();
-        hmm_abi::serve(&chunk, geometry, self.slots, need, scratch).map_err(Failed::from)
+        let fault = Fault {
+            slots: self.slots,
+            need,
+            around: self.around,
+        };
+        Ok(serve(&chunk, geometry, &fault, self.scratch)?)
     }
 }
 
@@ -236,9 +324,9 @@ impl From<FaultError<MemoryError>> for Failed {
             FaultError::Host(error) => error.into(),
             FaultError::Race => Self::Again(Pressure::Race),
             FaultError::Busy => Self::Again(Pressure::Held),
-            FaultError::Map(MapError::Memory) | FaultError::Publish(PublishError::Again) => {
-                Self::Again(Pressure::Memory)
-            }
+            FaultError::Memory
+            | FaultError::Map(MapError::Memory)
+            | FaultError::Publish(PublishError::Again) => Self::Again(Pressure::Memory),
             FaultError::Map(MapError::Unreachable)
             | FaultError::Fragmented
             | FaultError::Empty
@@ -264,8 +352,7 @@ pub fn bring_in_present<R: Region>(
     mut occupied: impl FnMut(ChunkIndex, Slots) -> bool,
 ) -> Result<(), NotIn> {
     let geometry = &region.placement().geometry;
-    let pages = geometry.scratch_len(indices);
-    let mut scratch = region.scratch(pages).map_err(NotIn::Busy)?;
+    let mut scratch = region.scratch();
 
     for (at, slots) in geometry.by_chunk(indices) {
         if region.is_closing() {
@@ -274,19 +361,19 @@ pub fn bring_in_present<R: Region>(
         if !occupied(at, slots) {
             continue;
         }
+        let fault = Fault::exactly(slots, Need::Snapshot);
         let result = region
             .find_or_make(at)
             .map_err(FaultError::Host)
-            .and_then(|chunk| {
-                hmm_abi::serve(&chunk, geometry, slots, Need::Snapshot, scratch.as_mut())
-            });
-        if !matches!(result, Ok(Served::New)) {
+            .and_then(|chunk| serve(&chunk, geometry, &fault, &mut scratch));
+        if !result.is_ok_and(|outcome| outcome.served == Served::New) {
             region.tidy(at);
         }
         match result {
             // It never will be as large as the entries.
             Err(FaultError::Fragmented) => return Err(NotIn::Invalid),
             Err(FaultError::Publish(PublishError::Failed)) => return Err(NotIn::Device),
+            Err(FaultError::Memory) => return Err(NotIn::Busy(Pressure::Memory)),
             Ok(_) | Err(_) => {}
         }
     }

@@ -89,6 +89,9 @@ fn demand<D: Driver>(
             if asked.event.is_some() {
                 found.count_fault(brought_in.base_pages);
             }
+            if brought_in.others > 0 {
+                found.count_prefetch(brought_in.others);
+            }
             Ok(brought_in.asked_again)
         }
         Err(error) => {

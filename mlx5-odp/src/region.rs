@@ -3,7 +3,7 @@
 //! What the fault path needs of a memory region: a mirror with a key.
 
 use firmware_cmds::Mkey;
-use hmm_abi::{ChunkIndex, FaultChunk, HmmPfn, Slots, Store};
+use hmm_abi::{ChunkIndex, FaultChunk, Scratch, Slots, Store};
 
 use crate::{NotIn, Placement};
 
@@ -34,7 +34,7 @@ pub enum MemoryError {
 /// A user memory region with an MKey, kept alive by the value.
 pub trait Region: Store<Chunk: FaultChunk<Error = MemoryError>> {
     /// See [`Region::scratch`].
-    type Scratch: AsMut<[HmmPfn]>;
+    type Scratch: Scratch;
 
     /// The region's key.
     fn mkey(&self) -> Mkey;
@@ -42,12 +42,8 @@ pub trait Region: Store<Chunk: FaultChunk<Error = MemoryError>> {
     /// Where the region lies; constant during its life.
     fn placement(&self) -> &Placement;
 
-    /// Room for what a range fault finds for so many CPU pages.
-    ///
-    /// # Errors
-    ///
-    /// [`Pressure::Memory`].
-    fn scratch(&self, pages: usize) -> Result<Self::Scratch, Pressure>;
+    /// Room for what range faults find.
+    fn scratch(&self) -> Self::Scratch;
 
     /// Says of slots of a chunk whether the process has memory there now: a guess, for a chunk that
     /// does not exist to be worth making.

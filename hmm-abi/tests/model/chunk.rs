@@ -243,6 +243,10 @@ impl FaultChunk for Ref {
         Err(RangeError::Busy)
     }
 
+    fn read_ahead(&self, slots: Slots) -> Slots {
+        slots
+    }
+
     fn read_retry(&self, locked: &Locked<'_>, Sequence(sequence): Sequence) -> bool {
         assert!(std::ptr::eq(locked.area, &*self.area));
         !self.area.parts.sabotage.skip_retry_check && self.area.notifier.read_retry(sequence)

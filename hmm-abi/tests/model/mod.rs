@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hmm_abi::{
-    release, serve, Chunk, ChunkIndex, Device, FaultError, Geometry, HmmPfn, Indices, LockedChunk,
-    MapError, Need, PublishError, Store,
+    carried, release, serve, Around, Chunk, ChunkIndex, Device, Fault, FaultError, Geometry,
+    HmmPfn, Indices, LockedChunk, MapError, Need, PublishError, Store,
 };
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::sync::{Arc, Mutex, RwLock};
@@ -160,13 +160,28 @@ impl World {
         }
         let geometry = &self.parts.geometry;
         let indices = Indices::new(pages.clone());
-        let mut scratch = vec![HmmPfn::EMPTY; geometry.scratch_len(indices)];
+        let mut scratch = vec![HmmPfn::EMPTY; geometry.scratch_len(geometry.indices())];
         for (at, slots) in geometry.by_chunk(indices) {
             let chunk = self.find_or_make(at).map_err(|()| None)?;
             let first = geometry.chunk(at).first().0;
             let log = |slot| self.parts.notifiers.activity(first + slot);
             let before: Vec<_> = slots.range().map(log).collect();
-            let result = serve(&chunk, geometry, slots, need, &mut scratch);
+            let around = match (need, slots.first().checked_sub(1), at.0.checked_sub(1)) {
+                (Need::Snapshot, ..) => Around::Nothing,
+                (_, None, Some(before)) => Around::Likely {
+                    before: self
+                        .find(ChunkIndex(before))
+                        .map_or(0, |chunk| carried(&chunk)),
+                },
+                _ => Around::Likely { before: 0 },
+            };
+            let fault = Fault {
+                slots,
+                need,
+                around,
+            };
+            let result = serve(&chunk, geometry, &fault, scratch.as_mut_slice())
+                .map(|outcome| outcome.served);
             self.check_error(result.err());
             result.map_err(Some)?;
             self.served.fetch_add(1, Ordering::Relaxed);

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use hmm_abi::{
-    serve, Book, Chunk, Device, Entry, FaultChunk, FaultError, Geometry, HmmPfn, Index, LetGo,
-    LockedChunk, MapError, Need, NotZapped, Order, Pfn, Proof, PublishError, RangeError, Sequence,
-    Served, Slots, State, Table, Zap,
+    serve, Around, Book, Chunk, Device, Entry, Fault, FaultChunk, FaultError, Geometry, HmmPfn,
+    Index, LetGo, LockedChunk, MapError, Need, NotZapped, Order, Outcome, Pfn, Proof, PublishError,
+    RangeError, Sequence, Served, Slots, State, Table, Zap,
 };
 
 pub(crate) const ENTRIES: usize = 12;
@@ -24,6 +24,8 @@ pub(crate) enum Trouble {
     Refused,
     /// An invalidation comes right after it.
     Stale,
+    /// Nothing.
+    None,
 }
 
 #[derive(Clone, Copy)]
@@ -53,6 +55,13 @@ pub(crate) struct Double {
     pub(crate) sequence: Cell<usize>,
     calls: RefCell<Vec<String>>,
     tickets: Cell<u32>,
+    /// A fault makes pages, huge ones if so.
+    pub(crate) fills: Cell<bool>,
+    pub(crate) huge: Cell<bool>,
+    /// Entries for which there is scratch.
+    pub(crate) room: Cell<usize>,
+    /// Slots before this one may be read ahead.
+    pub(crate) may_read_ahead: Cell<usize>,
     /// The clock.
     pub(crate) now: Cell<u32>,
     moments: Cell<u32>,
@@ -94,9 +103,17 @@ impl Double {
     }
 
     pub(crate) fn with_entries(found: &str, entry_shift: u32, order: Order) -> Self {
-        let geometry = Geometry::cover(0, ENTRIES << entry_shift, 12, entry_shift).unwrap();
-        let mut found = pages(found, order);
-        found.resize(ENTRIES * geometry.pages_per_entry(), HmmPfn::EMPTY);
+        Self::of(ENTRIES, pages(found, order), entry_shift)
+    }
+
+    /// A chunk of `entries` entries, of whose pages those `found` are found.
+    pub(crate) fn long(entries: usize, found: &str) -> Self {
+        Self::of(entries, pages(found, Order(0)), 12)
+    }
+
+    fn of(entries: usize, mut found: Vec<HmmPfn>, entry_shift: u32) -> Self {
+        let geometry = Geometry::cover(0, entries << entry_shift, 12, entry_shift).unwrap();
+        found.resize(entries * geometry.pages_per_entry(), HmmPfn::EMPTY);
         Self {
             geometry,
             script: Script::default(),
@@ -104,10 +121,14 @@ impl Double {
             sequence: Cell::new(1),
             calls: RefCell::default(),
             tickets: Cell::new(0),
+            fills: Cell::new(false),
+            huge: Cell::new(false),
+            room: Cell::new(entries),
+            may_read_ahead: Cell::new(entries),
             now: Cell::new(0),
             moments: Cell::new(0),
             kept: RefCell::new(Kept {
-                entries: vec![Entry::EMPTY; ENTRIES],
+                entries: vec![Entry::EMPTY; entries],
                 book: Book::new(),
             }),
         }
@@ -115,7 +136,30 @@ impl Double {
 
     /// Changes what is found.
     pub(crate) fn find(&self, found: &str) {
-        self.pages.replace(pages(found, Order(0)));
+        let mut found = pages(found, Order(0));
+        found.resize(self.pages.borrow().len().max(found.len()), HmmPfn::EMPTY);
+        self.pages.replace(found);
+    }
+
+    /// What is missing can be had, if the test says so.
+    fn fill(&self, slots: Slots, need: Need) {
+        if need == Need::Snapshot || !self.fills.get() {
+            return;
+        }
+        let order = match self.huge.get() {
+            true => Order(9),
+            false => Order(0),
+        };
+        let mut pages = self.pages.borrow_mut();
+        let range = match self.huge.get() {
+            true => 0..pages.len(),
+            false => slots.range(),
+        };
+        for slot in range {
+            if !need.is_met_by(pages[slot]) {
+                pages[slot] = HmmPfn::present(Pfn(0x100 + slot), need == Need::Write, order);
+            }
+        }
     }
 
     pub(crate) fn serve(
@@ -123,8 +167,28 @@ impl Double {
         slots: std::ops::Range<usize>,
         need: Need,
     ) -> Result<Served, FaultError<&'static str>> {
-        let mut scratch = vec![HmmPfn::EMPTY; ENTRIES * self.geometry.pages_per_entry()];
-        serve(self, &self.geometry, Slots::new(slots), need, &mut scratch)
+        let fault = Fault::exactly(Slots::new(slots), need);
+        self.serve_fault(&fault).map(|outcome| outcome.served)
+    }
+
+    /// Serves a fault that takes what is likely to be demanded next.
+    pub(crate) fn serve_around(
+        &self,
+        slots: std::ops::Range<usize>,
+        need: Need,
+        before: usize,
+    ) -> Result<Outcome, FaultError<&'static str>> {
+        self.serve_fault(&Fault {
+            slots: Slots::new(slots),
+            need,
+            around: Around::Likely { before },
+        })
+    }
+
+    pub(crate) fn serve_fault(&self, fault: &Fault) -> Result<Outcome, FaultError<&'static str>> {
+        let room = self.room.get() * self.geometry.pages_per_entry();
+        let mut scratch = vec![HmmPfn::EMPTY; room];
+        serve(self, &self.geometry, fault, scratch.as_mut_slice())
     }
 
     /// A chunk of which the device has what is found in the first slots.
@@ -283,15 +347,24 @@ impl FaultChunk for Double {
         self.note("range_fault", (slots.range(), need));
         let per_entry = self.geometry.pages_per_entry();
         let pages = slots.first() * per_entry..slots.end() * per_entry;
-        found.copy_from_slice(&self.pages.borrow()[pages]);
         let sequence = self.sequence.get();
-        match self.script.range_fault.borrow_mut().pop_front() {
+        let trouble = self.script.range_fault.borrow_mut().pop_front();
+        if !matches!(trouble, Some(Trouble::Busy | Trouble::Refused)) {
+            self.fill(slots, need);
+        }
+        found.copy_from_slice(&self.pages.borrow()[pages]);
+        match trouble {
             Some(Trouble::Busy) => return Err(RangeError::Busy),
             Some(Trouble::Refused) => return Err(RangeError::Failed("refused")),
             Some(Trouble::Stale) => self.sequence.set(sequence + 2),
-            None => {}
+            Some(Trouble::None) | None => {}
         }
         Ok(Sequence(sequence))
+    }
+
+    fn read_ahead(&self, slots: Slots) -> Slots {
+        self.note("read_ahead", slots.range());
+        Slots::new(slots.first()..slots.end().min(self.may_read_ahead.get()))
     }
 
     fn read_retry(&self, _: &Locked<'_>, sequence: Sequence) -> bool {

@@ -139,9 +139,15 @@ impl FaultChunk for Ref {
         let first = area.pages.start + slots.range().start * unit;
         let trouble = {
             let mut state = world.state();
-            state.walks += 1;
             state.writes_asked += usize::from(need == Need::Write);
-            state.trouble.walks.pop_front()
+            match need {
+                Need::Snapshot => state.looks += 1,
+                Need::Read | Need::Write => state.walks += 1,
+            }
+            match need {
+                Need::Snapshot => state.trouble.looks.pop_front(),
+                Need::Read | Need::Write => state.trouble.walks.pop_front(),
+            }
         };
         match trouble {
             Some(Walk::Busy) => return Err(RangeError::Busy),
@@ -172,6 +178,10 @@ impl FaultChunk for Ref {
             return Ok(Sequence(sequence));
         }
         Err(RangeError::Busy)
+    }
+
+    fn read_ahead(&self, slots: Slots) -> Slots {
+        slots
     }
 
     fn read_retry(&self, _: &Locked<'_>, Sequence(sequence): Sequence) -> bool {

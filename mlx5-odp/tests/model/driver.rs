@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use firmware_cmds::{Iova, Mkey, PageFault, PageFaultResume, WqeFault};
 use hmm_abi::{
-    release, Chunk, ChunkIndex, Device, Geometry, HmmPfn, LockedChunk, NotZapped, Slots, Store,
+    release, Chunk, ChunkIndex, Device, Geometry, HmmPfn, LockedChunk, NotZapped, Scratch, Slots,
+    Store,
 };
 use mlx5_odp::{
     drain, serve, Driver, Found, FoundBy, MemoryError, NoRegion, NotIn, Placement, Pressure,
@@ -251,8 +252,24 @@ impl Store for HeldMr {
     }
 }
 
+/// Memory for what range faults find, if there is any.
+pub(crate) struct Room {
+    fails: bool,
+    pages: Vec<HmmPfn>,
+}
+
+impl Scratch for Room {
+    fn pages(&mut self, pages: usize) -> Option<&mut [HmmPfn]> {
+        if self.fails {
+            return None;
+        }
+        self.pages.resize(pages, HmmPfn::EMPTY);
+        Some(&mut self.pages)
+    }
+}
+
 impl Region for HeldMr {
-    type Scratch = Vec<HmmPfn>;
+    type Scratch = Room;
 
     fn mkey(&self) -> Mkey {
         self.0.key.mkey
@@ -262,11 +279,11 @@ impl Region for HeldMr {
         &self.0.placement
     }
 
-    fn scratch(&self, pages: usize) -> Result<Vec<HmmPfn>, Pressure> {
-        if self.0.key.world.state().trouble.scratch {
-            return Err(Pressure::Memory);
+    fn scratch(&self) -> Room {
+        Room {
+            fails: self.0.key.world.state().trouble.scratch,
+            pages: Vec::new(),
         }
-        Ok(vec![HmmPfn::EMPTY; pages])
     }
 
     fn occupancy(&self) -> Result<impl FnMut(ChunkIndex, Slots) -> bool + '_, NotIn> {

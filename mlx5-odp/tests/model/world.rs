@@ -27,6 +27,8 @@ pub(crate) enum Walk {
 pub(crate) struct Trouble {
     /// Of the next range faults.
     pub(crate) walks: VecDeque<Walk>,
+    /// The same of those that fault nothing in.
+    pub(crate) looks: VecDeque<Walk>,
     /// Of the next publications.
     pub(crate) publishes: VecDeque<PublishError>,
     /// The next zaps fail (true) or not.
@@ -57,6 +59,8 @@ pub(crate) struct State {
     pub(crate) gave_back: u32,
     /// Range faults.
     pub(crate) walks: usize,
+    /// The same, of those that fault nothing in.
+    pub(crate) looks: usize,
     /// Those that asked for write.
     pub(crate) writes_asked: usize,
     pub(crate) trouble: Trouble,

@@ -56,7 +56,7 @@ fn what_is_there_is_published_and_nothing_else_is_touched() {
     assert_eq!(table(&model, 7, 1), [R]);
     assert_eq!(model.mapped(KEY), pages.len());
     let world = model.world();
-    assert_eq!((world.walks, world.nic.publishes), (4, 3));
+    assert_eq!((world.looks, world.nic.publishes), (4, 3));
     assert_eq!(
         (world.writes_asked, world.memory.page(FIRST + 2)),
         (0, None)
@@ -69,7 +69,7 @@ fn a_chunk_that_is_not_worth_it_is_not_made() {
     assert_eq!(bring_in(&model, |at, _| at == ChunkIndex(1)), Ok(()));
     assert_eq!(published(&model), [WINDOW_PAGES + 3]);
     assert_eq!(model.mr(KEY).chunks().len(), 1);
-    assert_eq!(model.world().walks, 1);
+    assert_eq!(model.world().looks, 1);
 }
 
 /// A registration needs no page: what cannot be had is asked for when it is wanted.
@@ -80,7 +80,7 @@ fn what_cannot_be_had_is_left_for_the_device() {
     let memory = vec![Walk::Failed(MemoryError::Again(Pressure::Memory))];
     for walks in [stale, vec![Walk::Busy; 4], refused, memory] {
         let model = with_pages(&[3, WINDOW_PAGES + 3]);
-        model.world().trouble.walks = walks.into();
+        model.world().trouble.looks = walks.into();
         assert_eq!(bring_in(&model, |_, _| true), Ok(()));
         assert_eq!(published(&model), [WINDOW_PAGES + 3]);
     }

@@ -285,6 +285,17 @@ impl FaultChunk for Chunk<'_> {
         }
     }
 
+    fn read_ahead(&self, slots: Slots) -> Slots {
+        let thread = self.thread();
+        thread.step();
+        let first = self.data.notifier.pages().start;
+        let mut pages = slots.range().map(|slot| first + slot);
+        let memory = thread.sim.memory.lock();
+        let asks = |page| memory.page(page).is_none_or(|page| page.area.uffd);
+        let granted = pages.position(asks).unwrap_or(slots.len());
+        Slots::new(slots.first()..slots.first() + granted)
+    }
+
     fn read_retry(&self, locked: &Locked<'_>, Sequence(sequence): Sequence) -> bool {
         if self.thread().sim.has(Mutant::NoRetryCheck) {
             return false;

@@ -5,8 +5,8 @@
 use std::rc::Rc;
 
 use firmware_cmds::{AccessMode, Iova, Mkc, Mkey};
-use hmm_abi::{ChunkIndex, Geometry, HmmPfn, Need, Slots, Store};
-use mlx5_odp::{bring_in_present, key, MemoryError, NotIn, Placement, Pressure, Region};
+use hmm_abi::{ChunkIndex, Geometry, HmmPfn, Need, Scratch, Slots, Store};
+use mlx5_odp::{bring_in_present, key, MemoryError, NotIn, Placement, Region};
 
 use super::chunk::Chunk;
 use super::key::{Key, KeyData};
@@ -67,8 +67,25 @@ impl<'t> Store for Mr<'t> {
     }
 }
 
-impl Region for Mr<'_> {
-    type Scratch = Vec<HmmPfn>;
+/// Memory for what range faults find: a little on the stack.
+pub(crate) struct Room<'t> {
+    thread: &'t Thread<'t>,
+    pages: Vec<HmmPfn>,
+}
+
+impl Scratch for Room<'_> {
+    fn pages(&mut self, pages: usize) -> Option<&mut [HmmPfn]> {
+        if pages > 32.max(self.pages.len()) && !self.thread.allocate() {
+            return None;
+        }
+        self.pages
+            .resize(pages.max(self.pages.len()), HmmPfn::EMPTY);
+        self.pages.get_mut(..pages)
+    }
+}
+
+impl<'t> Region for Mr<'t> {
+    type Scratch = Room<'t>;
 
     fn mkey(&self) -> Mkey {
         self.mirror.key().mkey
@@ -78,10 +95,10 @@ impl Region for Mr<'_> {
         &self.mirror.placement
     }
 
-    fn scratch(&self, pages: usize) -> Result<Vec<HmmPfn>, Pressure> {
-        match pages <= 16 || self.thread.allocate() {
-            true => Ok(vec![HmmPfn::EMPTY; pages]),
-            false => Err(Pressure::Memory),
+    fn scratch(&self) -> Room<'t> {
+        Room {
+            thread: self.thread,
+            pages: Vec::new(),
         }
     }
 
