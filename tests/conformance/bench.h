@@ -34,8 +34,14 @@ enum pages { SMALL_PAGES, HUGE_PAGES };
 uint8_t *map_memory(size_t len, enum pages pages);
 void unmap_memory(void *mem, size_t len);
 
+/* One page in so many bytes, and none between: a driver that looks around finds nothing. */
+#define APART	(16 * PAGE)
+
 /* Writes a byte of each page of the CPU. */
 void touch(uint8_t *mem, size_t len);
+
+/* The same of one page in STRIDE bytes. */
+void touch_each(uint8_t *mem, size_t len, size_t stride);
 
 /* Posts; dies if that is refused. */
 void post(struct pair *pair, const struct transfer_op *op);
@@ -46,6 +52,10 @@ void post(struct pair *pair, const struct transfer_op *op);
  * that kernel threads come first all the same.
  */
 void complete(struct pair *pair);
+
+/* READs or WRITEs SIZE bytes at OFFSET of MR, and waits for it. */
+void transfer(struct bench *b, enum ibv_wr_opcode opcode, struct ibv_mr *mr, size_t offset,
+	      uint32_t size);
 
 /* READs or WRITEs SIZE bytes at every STRIDE of MR's LEN bytes, one after the other. */
 void sweep(struct bench *b, enum ibv_wr_opcode opcode, struct ibv_mr *mr, size_t len,

@@ -77,7 +77,7 @@ static int compare(const void *a, const void *b)
 /* Faults on TRIED pages, one after the other, until one takes too long. */
 static void p8_faults(struct bench *b, const char *section, unsigned int round)
 {
-	size_t len = TRIED * PAGE;
+	size_t len = TRIED * APART;
 	uint8_t *mem = map_memory(len, SMALL_PAGES);
 	struct ibv_mr *mr = odp_mr(&b->dev, mem, len, RW);
 	double took[TRIED], start;
@@ -87,11 +87,11 @@ static void p8_faults(struct bench *b, const char *section, unsigned int round)
 	struct meter m;
 	struct ibv_wc wc;
 
-	touch(mem, len);
+	touch_each(mem, len, APART);
 	pair_create(&pair, &b->dev, 4, NO_TIMEOUT);
 	meter_begin(&m);
 	for (done = 0; done < TRIED; done++) {
-		struct transfer_op op = crowd_op(b, IBV_WR_RDMA_READ, 0, mr, done * PAGE, 8);
+		struct transfer_op op = crowd_op(b, IBV_WR_RDMA_READ, 0, mr, done * APART, 8);
 
 		start = now();
 		post(&pair, &op);

@@ -102,7 +102,7 @@ void line_p11(struct bench *b)
 void line_p12(struct bench *b)
 {
 	const unsigned int n = 128;
-	size_t len = (n + 1) * PAGE;
+	size_t len = (n + 1) * APART;
 	unsigned int round;
 
 	crowd(b, n);
@@ -111,8 +111,8 @@ void line_p12(struct bench *b)
 		struct ibv_mr *mr = odp_mr(&b->dev, mem, len, RW);
 
 		measure_burst(b, "P12", "one-page", round, n, IBV_WR_RDMA_READ, mr, 0, 0);
-		measure_burst(b, "P12", "own-page", round, n, IBV_WR_RDMA_READ, mr, PAGE,
-			      PAGE);
+		measure_burst(b, "P12", "own-page", round, n, IBV_WR_RDMA_READ, mr, APART,
+			      APART);
 		ibv_dereg_mr(mr);
 		unmap_memory(mem, len);
 	}
@@ -137,7 +137,7 @@ static void *work(void *arg)
 	pthread_barrier_wait(w->gate);
 	for (i = 0; i < w->faults; i++) {
 		struct transfer_op op = crowd_op(w->b, IBV_WR_RDMA_READ, w->index, w->mr,
-						 w->index * CHUNK + i * PAGE, 8);
+						 w->index * CHUNK + i * APART, 8);
 
 		status = pair_do(&w->pair, &op, 60);
 		if (status != IBV_WC_SUCCESS)
@@ -157,11 +157,11 @@ static void p6_threads(struct bench *b, unsigned int round, unsigned int threads
 	struct meter m;
 	unsigned int i;
 
-	touch(mem, len);
+	touch_each(mem, len, APART);
 	pthread_barrier_init(&gate, NULL, threads + 1);
 	for (i = 0; i < threads; i++) {
 		workers[i] = (struct worker){
-			.b = b, .mr = mr, .gate = &gate, .index = i, .faults = 40,
+			.b = b, .mr = mr, .gate = &gate, .index = i, .faults = CHUNK / APART,
 		};
 		pair_create(&workers[i].pair, &b->dev, 4, PAIR_TIMEOUT);
 		if (pthread_create(&workers[i].thread, NULL, work, &workers[i]))

@@ -63,12 +63,17 @@ void unmap_memory(void *mem, size_t len)
 		die("munmap: %s", strerror(errno));
 }
 
-void touch(uint8_t *mem, size_t len)
+void touch_each(uint8_t *mem, size_t len, size_t stride)
 {
 	size_t offset;
 
-	for (offset = 0; offset < len; offset += PAGE)
+	for (offset = 0; offset < len; offset += stride)
 		mem[offset] = 1;
+}
+
+void touch(uint8_t *mem, size_t len)
+{
+	touch_each(mem, len, PAGE);
 }
 
 void post(struct pair *pair, const struct transfer_op *op)
@@ -111,21 +116,26 @@ void complete(struct pair *pair)
 		die("completion: %s", wc_status_name(wc.status));
 }
 
+void transfer(struct bench *b, enum ibv_wr_opcode opcode, struct ibv_mr *mr, size_t offset,
+	      uint32_t size)
+{
+	struct transfer_op op = {
+		.opcode = opcode, .local = b->local.mem, .length = size,
+		.lkey = b->local.mr->lkey,
+		.remote = (uintptr_t)mr->addr + offset, .rkey = mr->rkey,
+	};
+
+	post(&b->pair, &op);
+	complete(&b->pair);
+}
+
 void sweep(struct bench *b, enum ibv_wr_opcode opcode, struct ibv_mr *mr, size_t len,
 	   size_t stride, uint32_t size)
 {
 	size_t offset;
 
-	for (offset = 0; offset < len; offset += stride) {
-		struct transfer_op op = {
-			.opcode = opcode, .local = b->local.mem, .length = size,
-			.lkey = b->local.mr->lkey,
-			.remote = (uintptr_t)mr->addr + offset, .rkey = mr->rkey,
-		};
-
-		post(&b->pair, &op);
-		complete(&b->pair);
-	}
+	for (offset = 0; offset < len; offset += stride)
+		transfer(b, opcode, mr, offset, size);
 }
 
 void crowd(struct bench *b, unsigned int n)

@@ -192,6 +192,19 @@ pub(crate) const LINES: &[Line] = &[
                 "/GiB",
             ),
             figure(
+                "shuffled-thp",
+                "absent, THP, in no order: faults",
+                FAULTS,
+                1024.0,
+                "/GiB",
+            ),
+            count("sparse", "one page in 512, absent: faults", FAULTS),
+            count(
+                "sparse",
+                "one page in 512, absent: pages that there are then",
+                Source::Sum(&["resident"]),
+            ),
+            figure(
                 "present-4k",
                 "present, 4 KiB pages: faults",
                 FAULTS,
@@ -200,6 +213,7 @@ pub(crate) const LINES: &[Line] = &[
             ),
             millions("first-touch-4k", "absent, 4 KiB pages"),
             millions("first-touch-thp", "absent, THP"),
+            millions("shuffled-thp", "absent, THP, in no order"),
             millions("present-4k", "present, 4 KiB pages"),
             tasks("present-4k", "present, 4 KiB pages, run time"),
         ]],
