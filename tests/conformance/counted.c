@@ -18,6 +18,7 @@ void report_counted(struct report *r, const struct counted *before,
 		faults = b->page_faults_handled - a->page_faults_handled;
 		report_u64(r, "page_faults", b->page_faults - a->page_faults);
 		report_u64(r, "page_faults_handled", faults);
+		report_u64(r, "page_prefetch", b->page_prefetch - a->page_prefetch);
 		report_u64(r, "page_invalidations",
 			   b->page_invalidations - a->page_invalidations);
 		report_u64(r, "page_invalidations_handled",

@@ -168,6 +168,8 @@ void mr_statistics(const char *dev, struct mr_statistics *s)
 		s->page_faults += value;
 		if (devctl_number(entry, "page_faults_handled", &value))
 			s->page_faults_handled += value;
+		if (devctl_number(entry, "page_prefetch", &value))
+			s->page_prefetch += value;
 		if (devctl_number(entry, "page_invalidations", &value))
 			s->page_invalidations += value;
 		if (devctl_number(entry, "page_invalidations_handled", &value))

@@ -49,6 +49,7 @@ struct mr_statistics {
 	uint64_t mrs;		/* ODP MRs (only those have statistics) */
 	uint64_t page_faults;
 	uint64_t page_faults_handled;
+	uint64_t page_prefetch;
 	uint64_t page_invalidations;
 	uint64_t page_invalidations_handled;
 };

@@ -12,11 +12,12 @@ ODP segment. All rules are about what was counted during one phase:
   events   page_faults_handled == the device's faults - its resumes with error
            (restrack counts a fault event when it has been served)
   resumes  the device's resumes == its faults: every stall is resumed, once
-  pages    page_faults counts the pages of the ranges that the faults were about: it is
-           at least the pages that were absent, and all of those of the operations that
+  pages    page_faults counts the pages of the ranges that the faults were about, and
+           page_prefetch those that were brought in besides: both together are at least the
+           pages that were absent, and page_faults all of those of the operations that
            faulted at most (the transport scheme names the whole operation)
   entries  the device's valid entries written >= the pages that were absent, and at most
-           7 entries before and 7 after each fault's range more than page_faults (a UMR
+           7 entries before and 7 after each fault's range more than these two (a UMR
            writes entries in groups of 8, those around with their present value)
   zaps     page_invalidations == the pages that were present and taken away, or more by
            one for each run of pages but the last (the C driver adds one for a run that
@@ -55,9 +56,10 @@ def broken_rules(line):
             bad.append(f"{name}: {text}")
 
     faults, events = line["page_faults"], line["page_faults_handled"]
-    zapped = line["page_invalidations"]
-    rule("pages", absent <= faults <= OP_PAGES * events,
-         f"page_faults {faults} in {events} events, {absent} pages were absent")
+    zapped, besides = line["page_invalidations"], line["page_prefetch"]
+    rule("pages", absent <= faults + besides and faults <= OP_PAGES * events,
+         f"page_faults {faults} and page_prefetch {besides} in {events} events, "
+         f"{absent} pages were absent")
     rule("zaps", taken <= zapped <= taken + max(runs - 1, 0),
          f"page_invalidations {zapped}, {taken} pages were taken away in {runs} runs")
     rule("quiet", absent or not events, f"page_faults_handled {events} without an absent page")
@@ -69,9 +71,9 @@ def broken_rules(line):
     rule("events", events == raised - errors,
          f"page_faults_handled {events}, the device raised {raised}, {errors} failed")
     rule("resumes", resumed == raised, f"{resumed} resumes of {raised} faults")
-    rule("entries", absent <= entries <= faults + 14 * raised,
+    rule("entries", absent <= entries <= faults + besides + 14 * raised,
          f"{entries} entries set, {absent} pages were absent, page_faults {faults} "
-         f"in {raised} faults")
+         f"and page_prefetch {besides} in {raised} faults")
     rule("zaps", cleared >= taken, f"{cleared} entries cleared for {taken} pages")
     # Registration writes the whole table as absent; only later phases can be quiet.
     if not absent and not taken and line["phase"] != "register-absent":

@@ -95,7 +95,7 @@ def iommu():
     with bed.Stack("rust", "memory") as stack:
         stack.lines("statistics", *bed.script("stats_check.py"), "--dev", stack.dev)
         traffic_of = [conformance.program("odp_traffic"), "--dev", stack.dev, "--size", "16M"]
-        stack.lines("traffic", *traffic_of, "--min-faults", "250")
+        stack.lines("traffic", *traffic_of, "--min-faults", "2")
         stack.lines("disturbed", *traffic_of, "--disturb", "--seconds", "5")
 
 
