@@ -167,6 +167,11 @@ impl Wanted {
         }
     }
 
+    /// No more than `slots`, among which what is to be faulted in is.
+    pub(crate) fn narrowed(self, slots: Slots) -> Self {
+        Self { slots, ..self }
+    }
+
     /// All that is looked at.
     #[inline]
     pub(crate) const fn slots(&self) -> Slots {
@@ -228,35 +233,60 @@ impl Plan {
         *self = Self::bare(self.demanded, self.wanted.need());
     }
 
-    /// All of the chunk, once, if it is worth a look: what was faulted in is a part of something
-    /// larger, or at least half of the neighbours are in memory and not mapped for the device yet.
-    pub(crate) fn widened<C: FaultChunk>(&self, chunk: &C, found: &[HmmPfn]) -> Option<Self> {
+    /// What becomes of a plan of which `found` was found: see [`Next`].
+    pub(crate) fn next<C: FaultChunk>(&self, chunk: &C, found: &[HmmPfn]) -> Next {
         let (slots, faulted) = (self.wanted.slots(), self.wanted.faulted());
         let others = slots.len() - faulted.len();
-        if slots == self.chunk || others == 0 || self.chunk.is_empty() {
-            return None;
+        if others == 0 || self.chunk.is_empty() {
+            return Next::Merge(slots);
         }
-        let wider = Self {
+        let (mut valid, mut first, mut end) = (0_usize, slots.len(), 0);
+        for (at, page) in found.iter().enumerate() {
+            if page.is_valid() {
+                valid += 1;
+                first = first.min(at);
+                end = at + 1;
+            }
+        }
+        let among = self.wanted.among();
+        let merge = slots.first() + first.min(among.start)..slots.first() + end.max(among.end);
+        let merge = Next::Merge(Slots::new(merge));
+        if slots == self.chunk {
+            return merge;
+        }
+        let is_huge = found
+            .get(among.start)
+            .is_some_and(|page| page.is_valid() && page.order() > Order(0));
+        // What was faulted in is there.
+        let is_half = |new: usize| 2 * new >= others;
+        if !is_huge && !is_half(valid.saturating_sub(faulted.len())) {
+            return merge;
+        }
+        if !is_huge {
+            let locked = chunk.lock();
+            let entries = locked.entries().get(slots.range()).unwrap_or_default();
+            let is_new =
+                |(entry, found): &(&Entry, &HmmPfn)| found.is_valid() && !entry.is_mapped();
+            let new = entries.iter().zip(found).filter(is_new).count();
+            if !is_half(new.saturating_sub(faulted.len())) {
+                return merge;
+            }
+        }
+        Next::Widen(Self {
             wanted: Wanted::around(self.chunk, faulted, self.wanted.need()),
             ..*self
-        };
-        let first = found.get(self.wanted.among().start);
-        if first.is_some_and(|page| page.is_valid() && page.order() > Order(0)) {
-            return Some(wider);
-        }
-        let others_found = slots.range().zip(found);
-        let others_found =
-            others_found.filter(|&(slot, found)| !faulted.holds(slot) && found.is_valid());
-        let is_half = |count: usize| 2 * count >= others;
-        if !is_half(others_found.clone().count()) {
-            return None;
-        }
-        let locked = chunk.lock();
-        let entries = locked.entries();
-        let is_new = |slot: usize| entries.get(slot).is_some_and(|entry| !entry.is_mapped());
-        let new = others_found.filter(|&(slot, _)| is_new(slot)).count();
-        is_half(new).then_some(wider)
+        })
     }
+}
+
+/// What a fault does with what was found.
+pub(crate) enum Next {
+    /// It merges these slots: what was faulted in, and all neighbours that are there.
+    Merge(Slots),
+    /// It looks at all of the chunk, once, for that is worth it: what was faulted in is a part of
+    /// something larger, or at least half of the neighbours are in memory and not mapped for the
+    /// device yet.
+    Widen(Plan),
 }
 
 /// What a fault on `demanded` of `chunk` has to ask for. Where the device has it all, and may write

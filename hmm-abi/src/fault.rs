@@ -10,7 +10,7 @@
 //! [`Device::publish`] is reached through a [`Ready`] alone, a [`Ready`] through a [`Valid`]
 //! alone, and a [`Valid`] exists only under the lock.
 
-use crate::around::{glance, Ahead, Around, Glance, Wanted};
+use crate::around::{glance, Ahead, Around, Glance, Next, Wanted};
 use crate::chunk::{change, Proof, Table};
 use crate::merge::{merge, News};
 use crate::{
@@ -208,6 +208,30 @@ impl<'f, C: FaultChunk> Snapshot<'f, C> {
                 geometry,
             },
         })
+    }
+
+    /// No more than `slots` of it.
+    fn narrowed(self, slots: Slots) -> Self {
+        let Found {
+            wanted,
+            pages,
+            geometry,
+            ..
+        } = self.found;
+        let unit = geometry.pages_per_entry();
+        let skipped = (slots.first() - wanted.slots().first()) * unit;
+        let pages = pages.get(skipped..skipped + slots.len() * unit);
+        match pages {
+            Some(pages) => Self {
+                found: Found {
+                    wanted: wanted.narrowed(slots),
+                    pages,
+                    ..self.found
+                },
+                ..self
+            },
+            None => self,
+        }
     }
 
     /// What the driver knows of `slots` by itself, no more than a window: one element of `pages` for
@@ -442,10 +466,13 @@ pub fn serve<C: FaultChunk>(
             }
             Err(RangeError::Failed(error)) => return Err(FaultError::Host(error)),
         };
-        if let Some(wider) = plan.widened(chunk, snapshot.found.pages) {
-            plan = wider;
-            continue;
-        }
+        let snapshot = match plan.next(chunk, snapshot.found.pages) {
+            Next::Merge(slots) => snapshot.narrowed(slots),
+            Next::Widen(wider) => {
+                plan = wider;
+                continue;
+            }
+        };
         let ready = match snapshot.validate() {
             Ok(valid) => valid.map(),
             Err(Stale) => continue,
