@@ -36,10 +36,10 @@ use kernel::{
 use mlx5_odp::{
     implicit::{
         self,
+        Again,
         ChildIndex,
         Family,
-        Layout,
-        Retired, //
+        Layout, //
     },
     xlt::{
         self,
@@ -322,26 +322,21 @@ impl Parent {
             return;
         }
         let mut first = core::mem::replace(&mut self.table.lock().idle, NO_CHILD);
-        let (mut soon, mut waiting): (Option<u32>, Option<u32>) = (None, None);
+        let mut again = Again::default();
         while first != NO_CHILD {
             let at = ChildIndex(first);
             first = match self.table.lock().children.get_mut(&at.0) {
                 Some(child) => child.next_idle.take().unwrap_or(NO_CHILD),
                 None => NO_CHILD,
             };
-            match implicit::retire(self, at) {
-                Retired::No | Retired::Yes => continue,
-                Retired::In(time) => soon = Some(soon.map_or(time, |other| other.min(time))),
-                Retired::After(event) => {
-                    waiting = Some(waiting.map_or(event, |other| earlier(other, event)));
-                }
+            if again.add(implicit::retire(self, at)) {
+                self.push_idle(at);
             }
-            self.push_idle(at);
         }
-        if let Some(time) = soon {
+        if let Some(time) = again.time {
             self.retirement.soon(self.faults(), time);
         }
-        if waiting.is_some_and(|since| !self.faults().retire_after(&self.retirement, since)) {
+        if (again.event).is_some_and(|since| !self.faults().retire_after(&self.retirement, since)) {
             self.retire_soon();
         }
         // SAFETY: Held above.
@@ -376,13 +371,5 @@ impl Parent {
     /// Fills a table in which no child is, from child `first` on.
     pub(crate) fn fill_blank(&self, first: ChildIndex, out: &mut [u8]) {
         xlt::fill_ksms(out, &self.layout, first, self.null_key(), |_| None);
-    }
-}
-
-/// The earlier one of two numbers of events, which wrap.
-fn earlier(a: u32, b: u32) -> u32 {
-    match a.wrapping_sub(b) > u32::MAX / 2 {
-        true => a,
-        false => b,
     }
 }

@@ -213,6 +213,35 @@ pub enum Retired {
     Yes,
 }
 
+/// When to retire children again, of which some are hidden and not gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Again {
+    /// In so many milliseconds: when the first of them may go on.
+    pub time: Option<u32>,
+    /// When all events before this one are served: the first that one of them waits for.
+    pub event: Option<u32>,
+}
+
+impl Again {
+    /// Takes what became of one of them into account. Returns whether that one is to be retired again.
+    pub fn add(&mut self, retired: Retired) -> bool {
+        match retired {
+            Retired::No | Retired::Yes => return false,
+            Retired::In(time) => {
+                self.time = Some(self.time.map_or(time, |other| other.min(time)));
+            }
+            Retired::After(event) => {
+                // Event numbers wrap.
+                let is_earlier = |other: u32| event.wrapping_sub(other) > u32::MAX / 2;
+                if self.event.is_none_or(is_earlier) {
+                    self.event = Some(event);
+                }
+            }
+        }
+        true
+    }
+}
+
 /// Hides a child that nobody needs, and destroys it if no event can be about it. Does not wait for
 /// events. May be called at any time, by one thread at a time.
 pub fn retire<F: Family>(family: &F, at: ChildIndex) -> Retired {

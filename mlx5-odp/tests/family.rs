@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
 
-use mlx5_odp::implicit::{enter, leave, retire, ChildIndex, Entered, Family, Retired, Slot};
+use mlx5_odp::implicit::{enter, leave, retire, Again, ChildIndex, Entered, Family, Retired, Slot};
 
 const AT: ChildIndex = ChildIndex(7);
 
@@ -224,6 +224,25 @@ fn a_hidden_child_is_shown_again() {
     script.served.set(1);
     assert_eq!(retire(&script, AT), Retired::No);
     assert_eq!(script.slot(), Slot::Live { users: 1 });
+}
+
+#[test]
+fn what_is_hidden_is_retired_again_when_the_first_of_it_may_go() {
+    let mut again = Again::default();
+    assert!(!again.add(Retired::No) && !again.add(Retired::Yes));
+    assert_eq!(again, Again::default());
+    for time in [7, 5, 6] {
+        assert!(again.add(Retired::In(time)));
+    }
+    assert_eq!((again.time, again.event), (Some(5), None));
+    // Numbers wrap.
+    for first in [3, 1, u32::MAX, u32::MAX / 2 + 1] {
+        let mut again = Again::default();
+        for behind in [2, 0, 1] {
+            assert!(again.add(Retired::After(first.wrapping_add(behind))));
+        }
+        assert_eq!((again.time, again.event), (None, Some(first)));
+    }
 }
 
 #[test]
