@@ -75,6 +75,18 @@ coverage! {
     chunks: usize,
     /// Chunks freed before the end.
     reaped: usize,
+    /// Children of implicit MRs made.
+    children: usize,
+    /// Those that were hidden, and shown again.
+    children_shown_again: usize,
+    /// Those destroyed because nobody needed them.
+    children_retired: usize,
+    /// Accesses to two children.
+    over_two_children: usize,
+    /// Prefetches.
+    advised: usize,
+    /// Pages that they brought in, or looked at.
+    prefetched_pages: u64,
     /// MRs deregistered.
     deregistered: usize,
     /// Those of them with QPs at work.

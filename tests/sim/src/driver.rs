@@ -3,37 +3,76 @@
 //! The driver around hmm-abi and mlx5-odp: what `drivers/mlx5_ib` is in the kernel, module by
 //! module, on the simulated kernel's locks.
 
+pub(crate) mod advise;
 pub(crate) mod chunk;
 pub(crate) mod eq;
+pub(crate) mod implicit;
 pub(crate) mod key;
 pub(crate) mod mirror;
 pub(crate) mod region;
 pub(crate) mod umr;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
 use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
-use mlx5_odp::{Driver, Found, FoundBy, NoImplicit, NoRegion, NoWqe, Pressure, Queue, Report};
+use mlx5_odp::{Driver, Found, FoundBy, Generation, NoRegion, NoWqe, Pressure, Queue, Report};
 
 use crate::adapter::Qp;
 use crate::task::Thread;
+use advise::Piece;
+use implicit::ParentData;
 use mirror::Mirror;
-use region::Mr;
+use region::{ImplicitMr, Mr};
 
 /// What a driver knows.
 #[derive(Default)]
 pub(crate) struct State {
     /// The regions, those that are being destroyed too.
     pub(crate) mirrors: RefCell<Vec<Rc<Mirror>>>,
+    /// The implicit MRs, as well.
+    pub(crate) parents: RefCell<Vec<Rc<ParentData>>>,
+    /// What is to be prefetched later.
+    pub(crate) prefetches: RefCell<VecDeque<Piece>>,
     /// The users' QPs.
     pub(crate) qps: RefCell<Vec<Qp>>,
 }
 
 /// The driver, to a thread.
-pub(crate) struct Adapter<'t>(pub(crate) &'t Thread<'t>);
+pub(crate) struct Adapter<'t> {
+    thread: &'t Thread<'t>,
+    /// Of the event that is being served, until it is.
+    event: Cell<Option<Generation>>,
+}
+
+impl<'t> Adapter<'t> {
+    /// Serves an event.
+    pub(crate) fn of_event(thread: &'t Thread<'t>, generation: Generation) -> Self {
+        Self {
+            thread,
+            event: Cell::new(Some(generation)),
+        }
+    }
+
+    /// Outside of any event.
+    pub(crate) fn without_event(thread: &'t Thread<'t>) -> Self {
+        Self {
+            thread,
+            event: Cell::new(None),
+        }
+    }
+
+    /// The event is served, if it was not before: no key is looked for any more.
+    pub(crate) fn served(&self) {
+        if let Some(generation) = self.event.take() {
+            let sim = self.thread.sim;
+            sim.events.event_served(sim, generation);
+        }
+    }
+}
 
 /// A QP that is held.
 pub(crate) struct HeldQp<'t> {
@@ -72,13 +111,23 @@ impl Queue for HeldQp<'_> {
     }
 }
 
+impl<'t> Adapter<'t> {
+    /// An implicit MR that a key leads to; the keys below it are there for longer than its own.
+    fn implicit(&self, parent: &Rc<ParentData>) -> Result<Found<Mr<'t>, ImplicitMr<'t>>, NoRegion> {
+        match parent.hold() {
+            true => Ok(Found::Implicit(ImplicitMr::adopt(parent, self.thread))),
+            false => Err(NoRegion::NotOdp),
+        }
+    }
+}
+
 impl<'t> Driver for Adapter<'t> {
     type Region<'a>
         = Mr<'t>
     where
         Self: 'a;
     type Implicit<'a>
-        = NoImplicit<Mr<'t>>
+        = ImplicitMr<'t>
     where
         Self: 'a;
     type Queue<'a>
@@ -87,27 +136,33 @@ impl<'t> Driver for Adapter<'t> {
         Self: 'a;
 
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
-        self.0.step();
-        let mirrors = self.0.sim.driver.mirrors.borrow();
-        // What was registered last comes first.
-        let mut known = mirrors.iter().rev().filter(|mirror| mirror.is_known());
-        let same_index = |mirror: &&Rc<Mirror>| mirror.key().mkey.index() == mkey.index();
-        match known.find(same_index) {
-            Some(mirror) if mirror.key().mkey == mkey => {
-                Ok(Found::Region(Mr::adopt(mirror, self.0)))
+        self.thread.step();
+        let driver = &self.thread.sim.driver;
+        let is_it = |other: Mkey| other.index() == mkey.index();
+        let mirrors = driver.mirrors.borrow();
+        let mut known = mirrors.iter().filter(|mirror| mirror.is_known());
+        if let Some(mirror) = known.find(|mirror| is_it(mirror.key().mkey)) {
+            if mirror.key().mkey != mkey {
+                return Err(NoRegion::Stale);
             }
-            Some(_) => Err(NoRegion::Stale),
-            None => Err(NoRegion::NotOdp),
+            if let Some((parent, _)) = mirror.parent() {
+                return self.implicit(&parent);
+            }
+            mirror.hold();
+            return Ok(Found::Region(Mr::adopt(mirror, self.thread)));
         }
+        let parents = driver.parents.borrow();
+        let parent = parents.iter().find(|parent| parent.keys().any(is_it));
+        parent.map_or(Err(NoRegion::NotOdp), |parent| self.implicit(parent))
     }
 
     fn queue(&self, fault: &WqeFault) -> Option<HeldQp<'t>> {
-        self.0.step();
-        let qps = self.0.sim.driver.qps.borrow();
+        self.thread.step();
+        let qps = self.thread.sim.driver.qps.borrow();
         let qp = qps.iter().find(|qp| qp.qpn == fault.wq_number.get())?;
         Some(HeldQp {
             qp: qp.clone(),
-            thread: self.0,
+            thread: self.thread,
         })
     }
 
@@ -116,12 +171,13 @@ impl<'t> Driver for Adapter<'t> {
     }
 
     fn resume(&self, command: &PageFaultResume) {
-        let sim = self.0.sim;
+        let sim = self.thread.sim;
         if sim.is_over() {
             return;
         }
-        sim.trace(|| format!("{}: resume {command:?}", self.0.name()));
-        self.0.step();
+        sim.trace(|| format!("{}: resume {command:?}", self.thread.name()));
+        self.served();
+        self.thread.step();
         let mut out = [0; 16];
         let mut adapter = sim.adapter.borrow_mut();
         adapter.try_command(&command.to_bytes(), &mut out);
@@ -130,21 +186,22 @@ impl<'t> Driver for Adapter<'t> {
             c.resumes += 1;
             c.resumed_with_error += usize::from(command.error);
         });
-        self.0.step();
+        self.thread.step();
     }
 
     fn sleep(&self, milliseconds: u32) {
-        self.0.sleep(Duration::from_millis(milliseconds.into()));
+        self.thread
+            .sleep(Duration::from_millis(milliseconds.into()));
     }
 
     fn gave_back(&self, _: Pressure) {
-        self.0.sim.coverage(|c| c.gave_back += 1);
+        self.thread.sim.coverage(|c| c.gave_back += 1);
     }
 
     fn report(&self, report: Report) {
         // A device that fails is a trouble of its own; what cannot be made out never is one.
         if let Report::Event(_) | Report::Wqe(_) = report {
-            self.0.sim.fail(
+            self.thread.sim.fail(
                 "what the device says is not understood",
                 format_args!("{report:?}"),
             );

@@ -8,7 +8,7 @@ use crate::sim::Sim;
 use crate::task::{Channel, Thread};
 
 /// Kinds of locks, in the order in which one may be taken under another; no two of a kind at once.
-/// As the drivers document it: `drivers/mlx5_ib/{mirror,chunk,umr}.rs`, `umr_pool.c`, `umr.c`.
+/// As the drivers document it: `drivers/mlx5_ib/{mirror,chunk,implicit,umr}.rs`, `umr_pool.c`, `umr.c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// `Mirror::making`.
@@ -21,6 +21,8 @@ pub(crate) enum Class {
     Chunk,
     /// The last UMR of the pool.
     LastUmr,
+    /// `Parent::table`.
+    Table,
     /// `Key::gate`.
     Gate,
     /// `umrc->lock`.

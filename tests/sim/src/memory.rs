@@ -23,10 +23,12 @@ pub(crate) use bus::Shared;
 pub(crate) const PAGE: usize = 4096;
 /// Bytes that are kept at either end of a page.
 pub(crate) const EDGE: usize = 64;
-/// The first page of the process that there can be anything at.
-pub(crate) const FIRST: usize = 0x1_0000 + 496;
-/// How many there are: they lie on both sides of a border between chunks.
+/// How many pages of the process there can be anything at.
 pub(crate) const COUNT: usize = 32;
+/// What is in the middle of them: a page that is the first of a chunk, and of a child.
+pub(crate) const BORDER: usize = 0x8_0000;
+/// The first of them.
+pub(crate) const FIRST: usize = BORDER - COUNT / 2;
 /// Bytes of what driver and device share, from address 0 on.
 pub(crate) const LOW: usize = 96 << 10;
 
@@ -163,8 +165,8 @@ pub(crate) struct Memory {
     pub(crate) low: Vec<u8>,
     pub(crate) frames: Vec<Frame>,
     pages: Vec<Page>,
-    /// By MR and entry.
-    iommu: Vec<Vec<Option<Mapping>>>,
+    /// By MR.
+    iommu: Vec<bus::Table>,
     /// What children share.
     pub(crate) children: Vec<FrameId>,
     /// Changes with the page table, the IOMMU and the bytes.
@@ -178,7 +180,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(areas: &[Area], mrs: usize) -> Self {
+    pub(crate) fn new(areas: &[Area]) -> Self {
         let zero = Frame {
             bytes: [0; 2 * EDGE],
             users: 1,
@@ -207,7 +209,7 @@ impl Memory {
             low: vec![0; LOW],
             frames: vec![zero],
             pages: areas.iter().enumerate().map(page).collect(),
-            iommu: vec![Vec::new(); mrs],
+            iommu: Vec::new(),
             children: Vec::new(),
             version: 0,
             step: 0,
@@ -270,8 +272,8 @@ impl Memory {
     }
 
     fn mapping_of(&self, frame: FrameId) -> Option<Mapping> {
-        let mut all = self.iommu.iter().flatten().flatten();
-        all.find(|mapping| mapping.frame == frame).copied()
+        let mut all = self.iommu.iter().flat_map(bus::Table::all);
+        all.find(|mapping| mapping.frame == frame)
     }
 
     /// The frame that a page's file has in the cache, read from disk if it is not there.
@@ -391,17 +393,17 @@ impl Memory {
     }
 
     /// The bytes that the page table leads to.
-    fn bytes(&self, page: &Page) -> Bytes {
+    fn bytes<'p>(&'p self, page: &'p Page) -> &'p Bytes {
         match page.frame() {
-            Some(frame) => self.frames[frame].bytes,
-            None if page.pte == Pte::None && page.area.kind == Kind::Anonymous => [0; 2 * EDGE],
-            None => page.backing,
+            Some(frame) => &self.frames[frame].bytes,
+            None if page.pte == Pte::None && page.area.kind == Kind::Anonymous => &[0; 2 * EDGE],
+            None => &page.backing,
         }
     }
 
     /// No write is lost: the page table leads to what the process would see.
     pub(crate) fn lost(&self) -> Option<usize> {
-        let lost = |page: &Page| page.area.mapped && self.bytes(page) != page.shadow;
+        let lost = |page: &Page| page.area.mapped && *self.bytes(page) != page.shadow;
         self.pages.iter().position(lost).map(|at| FIRST + at)
     }
 

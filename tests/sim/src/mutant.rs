@@ -45,13 +45,27 @@ pub enum Mutant {
     /// An invalidation that must not sleep waits for a chunk's lock when it is done (found by this
     /// simulation, in our own glue).
     TidyThatSleeps,
+    /// The state of a child is looked at and changed without the lock in between (d3d930411ce3,
+    /// CVE-2025-21714: a child that was being destroyed was destroyed again, or used).
+    ChildrenUnlocked,
+    /// Who looks for children to destroy and finds none keeps the parent's reference (3d8c6f26893d).
+    RetiredNothingAndHeld,
+    /// A child and its notifier are made for a process that is gone ("ensure the mm is still alive
+    /// before creating an implicit child").
+    NotifierOfNobody,
+    /// KSMs lead to a page behind the start of children (of the kind of 235f23840219).
+    UnalignedKsm,
+    /// KSMs are read from the table under its lock, and posted without.
+    KsmsPostedUnlocked,
+    /// A hidden child is destroyed before the events about it are served.
+    ChildDestroyedAtOnce,
     /// Not a mistake: no invalidation is in two passes.
     OnePass,
 }
 
 impl Mutant {
     /// All that are mistakes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 22] = [
         Self::ZapOfDestroyedKey,
         Self::AllocationUnderTheLock,
         Self::IndexFromIova,
@@ -68,5 +82,11 @@ impl Mutant {
         Self::RecoveryThatReclaims,
         Self::OpenWhileDestroyed,
         Self::TidyThatSleeps,
+        Self::ChildrenUnlocked,
+        Self::RetiredNothingAndHeld,
+        Self::NotifierOfNobody,
+        Self::UnalignedKsm,
+        Self::KsmsPostedUnlocked,
+        Self::ChildDestroyedAtOnce,
     ];
 }

@@ -228,6 +228,13 @@ impl Notifiers {
     /// `mmu_interval_notifier_insert`.
     pub(crate) fn insert(&self, thread: &Thread<'_>, interval: &Subscribed) {
         thread.step();
+        // Which the kernel warns of: "Must call with a mmget() held".
+        if thread.sim.mm_users.get() == 0 {
+            let what = format_args!("by {}", thread.name());
+            thread
+                .sim
+                .fail("a notifier of a process that is gone", what);
+        }
         let sequence = if self.active.get() > 0 {
             if self.is_invalidating() {
                 self.deferred.borrow_mut().push(Rc::clone(interval));

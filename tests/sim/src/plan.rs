@@ -8,8 +8,10 @@ use std::fmt;
 use connectx::Order;
 use firmware_cmds::Scheme;
 
-use crate::driver::region::Registration;
-use crate::memory::{Area, Kind, Protection, COUNT, FIRST, PAGE};
+use mlx5_odp::Advice;
+
+use crate::driver::region::{self, Registration};
+use crate::memory::{Area, Kind, Protection, BORDER, COUNT, PAGE};
 use crate::mm::change::Change;
 use crate::notifier::Pages;
 
@@ -71,6 +73,18 @@ pub(crate) enum Step {
     Register(usize, Registration),
 }
 
+/// What a user advises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Advise {
+    /// Which MR.
+    pub(crate) mr: usize,
+    pub(crate) advice: Advice,
+    /// Pages of the process.
+    pub(crate) pages: Pages,
+    /// Waits until it is done.
+    pub(crate) waits: bool,
+}
+
 /// What goes wrong: once in so many times, never if 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trouble {
@@ -105,14 +119,15 @@ pub(crate) struct Plan {
     pub(crate) qps: [Vec<Access>; 2],
     pub(crate) kernel: [Vec<After<Change>>; 2],
     pub(crate) registrar: Vec<After<Step>>,
+    pub(crate) advices: Vec<After<Advise>>,
     /// The process ends under way.
     pub(crate) exits: bool,
 }
 
 /// Where things happen: on both sides of the border between chunks.
-const BUSY: Pages = FIRST + 8..FIRST + 24;
-/// Pages of the MR that stays: a chunk and a short one.
-const LARGE: Pages = 0x1_0000..0x1_0000 + 528;
+const BUSY: Pages = BORDER - 8..BORDER + 8;
+/// Pages of the MR that stays, if it is explicit: a chunk and a short one.
+const LARGE: Pages = BORDER - 512..BORDER + 16;
 
 /// Rules of the device that a driver must live with, each with a part of the seeds.
 const DELAYS: [&str; 5] = [
@@ -169,9 +184,8 @@ fn area(order: &mut Order) -> Area {
 }
 
 fn access(order: &mut Order, over_the_border: bool) -> Access {
-    let border = BUSY.start + BUSY.len() / 2;
     let pages = match over_the_border {
-        true => border - 1 - order.pick(2)..border + 1 + order.pick(2),
+        true => BORDER - 1 - order.pick(2)..BORDER + 1 + order.pick(2),
         false => some_pages(order, &BUSY, 3),
     };
     Access {
@@ -186,10 +200,11 @@ fn access(order: &mut Order, over_the_border: bool) -> Access {
 /// What the kernel does: more often what is most common. Pages around the border, so that any two
 /// are likely to overlap.
 fn change(order: &mut Order, kind: usize) -> After<Change> {
-    let border = BUSY.start + BUSY.len() / 2;
-    let pages = match order.pick(3) {
-        0 => some_pages(order, &BUSY, 8),
-        _ => border - 1 - order.pick(3)..border + 1 + order.pick(3),
+    let pages = match order.pick(6) {
+        0 | 1 => some_pages(order, &BUSY, 8),
+        // All that there is of a child.
+        2 => BUSY.start..BORDER,
+        _ => BORDER - 1 - order.pick(3)..BORDER + 1 + order.pick(3),
     };
     let protection = match order.pick(6) {
         0 => Protection::None,
@@ -204,10 +219,45 @@ fn change(order: &mut Order, kind: usize) -> After<Change> {
 
 fn small(order: &mut Order) -> Registration {
     let pages = BUSY.start - order.pick(4)..BUSY.end + order.pick(4);
-    Registration {
+    Registration::Explicit(region::Area {
         iova: 0x7f00_0000_0000 + u64::try_from(order.pick(16) * PAGE).unwrap_or(0),
         pages,
         writable: !one_in(order, 4),
+    })
+}
+
+/// An implicit MR once in a while, or else that one.
+fn or_implicit(order: &mut Order, explicit: Registration) -> Registration {
+    match order.pick(3) {
+        0 => Registration::Implicit {
+            writable: !one_in(order, 8),
+        },
+        _ => explicit,
+    }
+}
+
+/// An MR over what is busy, or all of the process's memory.
+fn another(order: &mut Order) -> Registration {
+    let explicit = small(order);
+    or_implicit(order, explicit)
+}
+
+fn advise(order: &mut Order) -> After<Advise> {
+    After {
+        steps: order.pick(60),
+        what: Advise {
+            mr: usize::from(one_in(order, 3)),
+            advice: match order.pick(3) {
+                0 => Advice::Read,
+                1 => Advice::Write,
+                _ => Advice::Present,
+            },
+            pages: match order.pick(2) {
+                0 => some_pages(order, &BUSY, 6),
+                _ => BORDER - 1 - order.pick(4)..BORDER + 1 + order.pick(4),
+            },
+            waits: one_in(order, 2),
+        },
     }
 }
 
@@ -275,9 +325,18 @@ impl Plan {
         if one_in(order, 2) {
             registrar.push(After {
                 steps: order.pick(10),
-                what: Step::Register(1, small(order)),
+                what: Step::Register(1, another(order)),
             });
         }
+        let advices = match order.pick(2) {
+            0 => (0..1 + order.pick(3)).map(|_| advise(order)).collect(),
+            _ => Vec::new(),
+        };
+        let large = Registration::Explicit(region::Area {
+            iova: u64::try_from(LARGE.start * PAGE).unwrap_or(0),
+            pages: LARGE,
+            writable: !one_in(order, 8),
+        });
         Self {
             scheme,
             device: Some(seed),
@@ -287,17 +346,11 @@ impl Plan {
             workers: 2 + order.pick(3),
             slots: 1 + order.pick(4),
             umrs: order.pick(4),
-            mrs: [
-                Registration {
-                    iova: u64::try_from(LARGE.start * PAGE).unwrap_or(0),
-                    pages: LARGE,
-                    writable: !one_in(order, 8),
-                },
-                small(order),
-            ],
+            mrs: [or_implicit(order, large), another(order)],
             qps,
             kernel,
             registrar,
+            advices,
             exits: one_in(order, 8),
         }
     }
@@ -313,6 +366,9 @@ impl fmt::Display for Plan {
         for rule in &self.rules {
             writeln!(f, "  rule {rule}")?;
         }
+        for (at, mr) in self.mrs.iter().enumerate() {
+            writeln!(f, "  MR {at}: {mr:x?}")?;
+        }
         for (at, accesses) in self.qps.iter().enumerate() {
             for access in accesses {
                 writeln!(f, "  QP {at}: {access:x?}")?;
@@ -325,6 +381,9 @@ impl fmt::Display for Plan {
         }
         for After { steps, what } in &self.registrar {
             writeln!(f, "  registrar: after {steps}: {what:x?}")?;
+        }
+        for After { steps, what } in &self.advices {
+            writeln!(f, "  adviser: after {steps}: {what:x?}")?;
         }
         write!(
             f,

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use crate::choice::Choices;
 use crate::coverage::Coverage;
+use crate::driver::implicit::{Parent, ParentData};
+use crate::mm::change::PAUSE;
 use crate::mutant::Mutant;
 use crate::oracle::Oracle;
 use crate::plan::{After, Plan, Step};
 use crate::sim::{Finding, Sim};
-use crate::task::{Coroutines, Stacks, Thread};
+use crate::task::{earlier, Coroutines, Stacks, Thread};
 use crate::traffic::{Pair, BUFFER};
 
 /// A run that has taken so many steps goes on for ever.
@@ -155,6 +157,17 @@ fn spawn(sim: &Rc<Sim>, plan: &Plan, coroutines: &mut Coroutines<'_>) {
             }
         }),
     ));
+    let advices = plan.advices.clone();
+    users.push(coroutines.spawn(
+        "adviser",
+        Box::new(move |thread| {
+            thread.join(&[main]);
+            for After { steps, what } in &advices {
+                (0..*steps).for_each(|_| thread.step());
+                thread.advise(what);
+            }
+        }),
+    ));
     let workers: Vec<_> = (0..plan.workers)
         .map(|_| coroutines.spawn("worker", Box::new(|thread| thread.serve_events())))
         .collect();
@@ -169,10 +182,13 @@ fn spawn(sim: &Rc<Sim>, plan: &Plan, coroutines: &mut Coroutines<'_>) {
         }),
     );
     coroutines.spawn("reaper", Box::new(|thread| thread.reap_mirrors()));
+    coroutines.spawn("retirer", Box::new(|thread| thread.retire_children()));
+    coroutines.spawn("prefetcher", Box::new(|thread| thread.prefetch_later()));
     coroutines.spawn(
         "end",
         Box::new(move |thread| {
             thread.join(&users);
+            thread.check_children();
             for number in 0..2 {
                 thread.deregister_of_users(number);
             }
@@ -183,8 +199,10 @@ fn spawn(sim: &Rc<Sim>, plan: &Plan, coroutines: &mut Coroutines<'_>) {
                 thread.exit();
             }
             thread.sim.closing.set(true);
-            thread.sim.tasks.wake(thread.sim.wanted);
-            thread.sim.tasks.wake(thread.sim.reap);
+            let sim = thread.sim;
+            for channel in [sim.wanted, sim.reap, sim.retire, sim.advised] {
+                sim.tasks.wake(channel);
+            }
         }),
     );
 }
@@ -221,20 +239,20 @@ impl<'t> Thread<'t> {
             return;
         }
         // A device that fails now may not fail then.
-        let mirror = (0..4).find_map(|_| self.register(registration));
+        let mr = (0..4).find_map(|_| self.register(registration));
         self.sim.put_mm();
-        self.sim.set_user_mr(number, mirror);
+        self.sim.set_user_mr(number, mr);
     }
 
     fn deregister_of_users(&'t self, number: usize) {
-        let Some(mirror) = self.sim.user_mr(number) else {
+        let Some(mr) = self.sim.user_mr(number) else {
             return;
         };
         self.sim.set_user_mr(number, None);
         let in_use = self.sim.qps_at_work.get() > 0;
         self.sim
             .coverage(|c| c.deregistered_in_use += usize::from(in_use));
-        self.deregister(&mirror);
+        self.deregister_mr(&mr);
     }
 
     /// The work that frees chunks.
@@ -254,22 +272,57 @@ impl<'t> Thread<'t> {
             }
         }
     }
+
+    /// The work that retires children of implicit MRs.
+    fn retire_children(&'t self) {
+        let sim = self.sim;
+        while !sim.closing.get() {
+            let next = {
+                let parents = sim.driver.parents.borrow();
+                let due = |parent: &Rc<ParentData>| Some((parent.retires_at()?, Rc::clone(parent)));
+                parents.iter().filter_map(due).min_by_key(|(at, _)| *at)
+            };
+            match next {
+                Some((at, parent)) if at <= sim.now() => Parent::new(&parent, self).retire(),
+                next => self.wait_until(sim.retire, next.map(|(at, _)| at)),
+            }
+        }
+    }
+
+    /// In the end a child with nothing in it is gone, unless a device that fails may have it.
+    fn check_children(&self) {
+        let sim = self.sim;
+        let is_at_rest = || {
+            let (mirrors, parents) = (&sim.driver.mirrors, &sim.driver.parents);
+            mirrors.borrow().iter().all(|mirror| mirror.is_reaped())
+                && parents.borrow().iter().all(|parent| parent.is_at_rest())
+        };
+        while !is_at_rest() && !sim.is_over() {
+            self.sleep(PAUSE);
+        }
+        let parents = sim.driver.parents.borrow();
+        let left: usize = parents.iter().map(|parent| parent.empty_children()).sum();
+        drop(parents);
+        if left > 0 && !sim.trouble.umrs_fail {
+            sim.fail(
+                "a leak",
+                format_args!("{left} children with nothing in them"),
+            );
+        }
+    }
 }
 
 /// Lets threads, the device and its interrupts have their turns until all threads have ended.
 fn schedule(sim: &Rc<Sim>, coroutines: &mut Coroutines<'_>) {
     let mut oracle = Oracle::default();
     let mut turns = Vec::new();
-    let mut ready = Vec::new();
     let mut last = Turn::Clock;
     loop {
         if sim.steps() == TOO_LONG {
             sim.fail("it does not end", format_args!("{}", sim.tasks));
         }
         turns.clear();
-        ready.clear();
-        sim.tasks.ready(&mut ready);
-        turns.extend(ready.iter().map(|&id| Turn::Thread(id)));
+        let look = sim.tasks.look(|id| turns.push(Turn::Thread(id)));
         let alarm = {
             let adapter = sim.adapter.borrow();
             let mut add = |is_due: bool, turn| {
@@ -283,12 +336,9 @@ fn schedule(sim: &Rc<Sim>, coroutines: &mut Coroutines<'_>) {
                 adapter.has_events() || sim.events.is_to_be_drained(),
                 Turn::Events,
             );
-            [adapter.alarm, sim.tasks.next_alarm()]
-                .into_iter()
-                .flatten()
-                .min()
+            earlier(adapter.alarm, look.alarm)
         };
-        if sim.tasks.are_done() && turns.is_empty() {
+        if look.all_done && turns.is_empty() {
             break;
         }
         if let Some(at) = alarm {

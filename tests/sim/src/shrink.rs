@@ -105,6 +105,7 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
     add(&|plan| plan.trouble = crate::plan::Trouble::default());
     add(&|plan| plan.rules.clear());
     add(&|plan| plan.registrar.clear());
+    add(&|plan| plan.advices.clear());
     for at in 0..2 {
         add(&|plan| plan.qps[at].clear());
         add(&|plan| plan.kernel[at].clear());
@@ -131,6 +132,11 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
             plan.registrar.remove(n);
         });
     }
+    for n in 0..plan.advices.len() {
+        add(&|plan| {
+            plan.advices.remove(n);
+        });
+    }
     add(&|plan| plan.exits = false);
     add(&|plan| plan.device = None);
     add(&|plan| plan.trouble.memory = 0);
@@ -146,6 +152,11 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
     });
     add(&|plan| {
         plan.registrar
+            .iter_mut()
+            .for_each(|After { steps, .. }| at_once(steps))
+    });
+    add(&|plan| {
+        plan.advices
             .iter_mut()
             .for_each(|After { steps, .. }| at_once(steps))
     });

@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use connectx::Journal;
+use firmware_cmds::Scheme;
 use hmm_abi::HmmPfn;
 
 use crate::adapter::{Adapter, Completion};
 use crate::choice::Choices;
 use crate::coverage::Coverage;
 use crate::driver::eq::{Events, LockedEq};
-use crate::driver::mirror::Mirror;
+use crate::driver::region::UserMr;
 use crate::driver::umr::Umrs;
 use crate::driver::State;
 use crate::lock::{Class, RwLock};
@@ -26,9 +27,6 @@ use crate::mutant::Mutant;
 use crate::notifier::Notifiers;
 use crate::plan::{Plan, Trouble};
 use crate::task::{Channel, Tasks, Thread};
-
-/// MRs that a run can register.
-const MRS: usize = 12;
 
 /// What an oracle found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +53,7 @@ pub(crate) struct Sim {
     pub(crate) driver: State,
     pub(crate) events: Events,
     umrs: OnceCell<Umrs>,
+    pub(crate) scheme: Scheme,
     pub(crate) trouble: Trouble,
     mutant: Option<Mutant>,
     finding: RefCell<Option<Finding>>,
@@ -65,7 +64,7 @@ pub(crate) struct Sim {
     pub(crate) mm_users: Cell<usize>,
     mrs: Cell<usize>,
     /// By number in the plan.
-    user_mrs: RefCell<Vec<Option<Rc<Mirror>>>>,
+    user_mrs: RefCell<Vec<Option<UserMr>>>,
     completions: RefCell<VecDeque<Completion>>,
     pub(crate) qps_at_work: Cell<usize>,
     scratch: RefCell<Vec<HmmPfn>>,
@@ -81,6 +80,12 @@ pub(crate) struct Sim {
     pub(crate) unused: Channel,
     /// There are chunks to be freed.
     pub(crate) reap: Channel,
+    /// There are children to be retired.
+    pub(crate) retire: Channel,
+    /// Work that frees chunks or retires children is done.
+    pub(crate) reaped: Channel,
+    /// There is something to be prefetched.
+    pub(crate) advised: Channel,
     /// There are completions.
     pub(crate) completed: Channel,
     /// The threads that wait for work end.
@@ -95,7 +100,7 @@ impl Sim {
         is_traced: bool,
     ) -> Rc<Self> {
         let tasks = Tasks::default();
-        let memory = Shared(Arc::new(Mutex::new(Memory::new(&plan.areas, MRS))));
+        let memory = Shared(Arc::new(Mutex::new(Memory::new(&plan.areas))));
         let log = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&log);
         let mut journal = Journal::new(move |line: &str| {
@@ -106,8 +111,9 @@ impl Sim {
         journal.trace = is_traced;
         let adapter = Adapter::new(plan.scheme, plan.device, &memory, journal);
         let [wait, there] = [(); 2].map(|()| tasks.channel());
-        let [ended, resolved, wanted, mm_unused, unused, reap, completed] =
-            [(); 7].map(|()| tasks.channel());
+        let [ended, resolved, wanted, mm_unused, unused, completed] =
+            [(); 6].map(|()| tasks.channel());
+        let [reap, retire, reaped, advised] = [(); 4].map(|()| tasks.channel());
         let sim = Rc::new_cyclic(|_| Self {
             choices: RefCell::new(choices),
             memory,
@@ -117,6 +123,7 @@ impl Sim {
             driver: State::default(),
             events: Events::new(there, plan.slots),
             umrs: OnceCell::new(),
+            scheme: plan.scheme,
             trouble: plan.trouble,
             mutant,
             finding: RefCell::default(),
@@ -135,6 +142,9 @@ impl Sim {
             mm_unused,
             unused,
             reap,
+            retire,
+            reaped,
+            advised,
             completed,
             closing: Cell::new(false),
             tasks,
@@ -238,13 +248,13 @@ impl Sim {
     }
 
     /// The MR that the plan counts so.
-    pub(crate) fn user_mr(&self, number: usize) -> Option<Rc<Mirror>> {
+    pub(crate) fn user_mr(&self, number: usize) -> Option<UserMr> {
         self.user_mrs.borrow()[number].clone()
     }
 
     /// Sets it.
-    pub(crate) fn set_user_mr(&self, number: usize, mirror: Option<Rc<Mirror>>) {
-        self.user_mrs.borrow_mut()[number] = mirror;
+    pub(crate) fn set_user_mr(&self, number: usize, mr: Option<UserMr>) {
+        self.user_mrs.borrow_mut()[number] = mr;
     }
 
     /// The kernel's clock.

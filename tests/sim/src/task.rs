@@ -25,9 +25,27 @@ pub(crate) struct Channel(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Ready,
-    Waits(Channel),
+    /// Until that or then, if there is a then.
+    Waits(Channel, Option<Duration>),
     Sleeps(Duration),
     Done,
+}
+
+/// What threads wait for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// When the first thread that sleeps wakes up.
+    pub(crate) alarm: Option<Duration>,
+    /// Every thread has ended.
+    pub(crate) all_done: bool,
+}
+
+/// The earlier one, if there is one.
+pub(crate) fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// Who is there, and who may run.
@@ -48,40 +66,42 @@ impl Tasks {
     /// Whoever waits for it looks again.
     pub(crate) fn wake(&self, channel: Channel) {
         for status in &mut *self.status.borrow_mut() {
-            if *status == Status::Waits(channel) {
+            if matches!(status, Status::Waits(on, _) if *on == channel) {
                 *status = Status::Ready;
             }
         }
     }
 
-    /// The threads that may run.
-    pub(crate) fn ready(&self, into: &mut Vec<usize>) {
-        let status = self.status.borrow();
-        let ready = status.iter().enumerate();
-        into.extend(ready.filter_map(|(id, status)| (*status == Status::Ready).then_some(id)));
-    }
-
-    /// When the first thread that sleeps wakes up.
-    pub(crate) fn next_alarm(&self) -> Option<Duration> {
-        let alarm = |status: &Status| match status {
-            Status::Sleeps(until) => Some(*until),
-            _ => None,
+    /// Calls `ready` for every thread that may run.
+    pub(crate) fn look(&self, mut ready: impl FnMut(usize)) -> Look {
+        let mut look = Look {
+            alarm: None,
+            all_done: true,
         };
-        self.status.borrow().iter().filter_map(alarm).min()
+        for (id, status) in self.status.borrow().iter().enumerate() {
+            let alarm = match *status {
+                Status::Done => continue,
+                Status::Ready => {
+                    ready(id);
+                    None
+                }
+                Status::Sleeps(until) => Some(until),
+                Status::Waits(_, until) => until,
+            };
+            look.all_done = false;
+            look.alarm = earlier(look.alarm, alarm);
+        }
+        look
     }
 
     /// Time has passed.
     pub(crate) fn expire(&self, now: Duration) {
         for status in &mut *self.status.borrow_mut() {
-            if matches!(status, Status::Sleeps(until) if *until <= now) {
+            let due = matches!(status, Status::Sleeps(until) | Status::Waits(_, Some(until)) if *until <= now);
+            if due {
                 *status = Status::Ready;
             }
         }
-    }
-
-    /// Whether every thread has ended.
-    pub(crate) fn are_done(&self) -> bool {
-        self.status.borrow().iter().all(|s| *s == Status::Done)
     }
 
     /// Whether a thread has ended.
@@ -140,7 +160,13 @@ impl Thread<'_> {
     /// Others run until [`Tasks::wake`].
     pub(crate) fn wait(&self, channel: Channel) {
         self.may_sleep("waits");
-        self.suspend(Status::Waits(channel));
+        self.suspend(Status::Waits(channel, None));
+    }
+
+    /// Others run until [`Tasks::wake`], or until it is so late.
+    pub(crate) fn wait_until(&self, channel: Channel, time: Option<Duration>) {
+        self.may_sleep("waits");
+        self.suspend(Status::Waits(channel, time));
     }
 
     /// Others run until so much time has passed.

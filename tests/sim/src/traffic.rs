@@ -2,14 +2,13 @@
 
 //! Accesses of QPs to MRs, and what becomes of them.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use firmware_cmds::wqe::WqeOpcode;
 
 use crate::adapter::{data, raddr, Completion, Qp};
-use crate::driver::mirror::Mirror;
-use crate::memory::{EDGE, PAGE};
+use crate::driver::region::UserMr;
+use crate::memory::{BORDER, EDGE, PAGE};
 use crate::plan::{Access, Verb};
 use crate::task::Thread;
 
@@ -53,27 +52,24 @@ impl Thread<'_> {
     /// A user's QP: one access after the other.
     pub(crate) fn run_qp(&self, mut pair: Pair, accesses: &[Access]) {
         for access in accesses {
-            let Some(mirror) = self.sim.user_mr(access.mr) else {
+            let Some(mr) = self.sim.user_mr(access.mr) else {
                 continue;
             };
-            self.access(&mut pair, &mirror, access);
+            self.access(&mut pair, &mr, access);
         }
         self.sim.qps_at_work.set(self.sim.qps_at_work.get() - 1);
     }
 
-    fn access(&self, pair: &mut Pair, mirror: &Rc<Mirror>, access: &Access) {
+    fn access(&self, pair: &mut Pair, mr: &UserMr, access: &Access) {
         let sim = self.sim;
         let pages = &access.pages;
-        let within = mirror.pages.start <= pages.start && pages.end <= mirror.pages.end;
         let (first, len) = access.bytes();
-        let offset = pages
-            .start
-            .wrapping_sub(mirror.pages.start)
-            .wrapping_mul(PAGE)
-            + first;
-        let va = mirror.placement.iova.get();
-        let va = va.wrapping_add(u64::try_from(offset).unwrap_or(0));
-        let key = mirror.key().mkey;
+        let va = mr.address(pages.start);
+        let va = va.wrapping_add(u64::try_from(first).unwrap_or(0));
+        let key = mr.mkey();
+        if matches!(mr, UserMr::Implicit(_)) && pages.start < BORDER && BORDER < pages.end {
+            sim.coverage(|c| c.over_two_children += 1);
+        }
         let sent = pattern(len, access.value);
         let begin = sim.steps();
         let before = self.changes(access);
@@ -117,7 +113,7 @@ impl Thread<'_> {
                 self.compare(pair, access, before, &sent);
             }
             Some(completion) => {
-                self.check_refused(mirror, access, within, begin, completion);
+                self.check_refused(mr, access, begin, completion);
                 self.recover(pair);
             }
             None => {
@@ -198,24 +194,16 @@ impl Thread<'_> {
     }
 
     /// An access fails only if it was against the rules at some moment, or the device had failed.
-    fn check_refused(
-        &self,
-        mirror: &Rc<Mirror>,
-        access: &Access,
-        within: bool,
-        begin: usize,
-        completion: Completion,
-    ) {
+    fn check_refused(&self, mr: &UserMr, access: &Access, begin: usize, completion: Completion) {
         let sim = self.sim;
         let write = access.verb.writes();
         let memory = sim.memory.lock();
         let mut pages = access.pages.clone();
         let refused = pages.any(|page| memory.was_refused(page, write, begin))
             || sim.mm_users.get() == 0
-            || !within
-            || write && !mirror.placement.writable
-            || !mirror.is_known()
-            || mirror.key().is_gone()
+            || !mr.covers(&access.pages)
+            || write && !mr.is_writable()
+            || !mr.is_known()
             || sim.trouble.umrs_fail;
         drop(memory);
         if !refused {

@@ -10,7 +10,7 @@ fn expected(mutant: Mutant) -> (&'static [&'static str], u64) {
     match mutant {
         Mutant::ZapOfDestroyedKey => (&["the device is violated"], 200),
         Mutant::AllocationUnderTheLock => (&["lock order"], 20),
-        Mutant::IndexFromIova => (&["a valid access failed"], 50),
+        Mutant::IndexFromIova => (&["a valid access failed", "a valid prefetch failed"], 50),
         Mutant::LockedUntilTheEnd => (&["a deadlock"], 20),
         Mutant::MissedUnlock => (&["a deadlock", "lock order"], 100),
         Mutant::SharedScratch => (
@@ -21,6 +21,7 @@ fn expected(mutant: Mutant) -> (&'static [&'static str], u64) {
             &[
                 "what is live the device does not have",
                 "published and not mapped",
+                "a KSM leads to a child that is hidden",
             ],
             100,
         ),
@@ -37,10 +38,35 @@ fn expected(mutant: Mutant) -> (&'static [&'static str], u64) {
         ),
         Mutant::ZapNotWaitedFor => (&["a leak", "published and not mapped"], 20),
         Mutant::NoDirty => (&["a write is lost"], 200),
-        Mutant::RecoveryByTheWaiterAlone => (&["it does not end", "a deadlock"], 400),
+        Mutant::RecoveryByTheWaiterAlone => (&["it does not end", "a deadlock"], 1000),
         Mutant::RecoveryThatReclaims => (&["lock order", "allocation in an invalidation"], 100),
         Mutant::TidyThatSleeps => (&["sleeps where it must not"], 20_000),
         Mutant::OpenWhileDestroyed => (&["the device is violated"], 2000),
+        Mutant::ChildrenUnlocked => (
+            &[
+                "a KSM leads to a child that is hidden",
+                "a KSM leads to what is not there",
+                "what is live the device does not have",
+                "used after it was freed",
+                "made twice",
+                "a deadlock",
+                "it does not end",
+                "a leak",
+            ],
+            50,
+        ),
+        Mutant::RetiredNothingAndHeld => (&["a deadlock", "it does not end"], 50),
+        Mutant::NotifierOfNobody => (&["a notifier of a process that is gone"], 100),
+        Mutant::UnalignedKsm => (&["a KSM leads to what is not there"], 20),
+        Mutant::KsmsPostedUnlocked => (
+            &[
+                "a KSM leads to a child that is hidden",
+                "a KSM leads to what is not there",
+                "what is live the device does not have",
+            ],
+            2000,
+        ),
+        Mutant::ChildDestroyedAtOnce => (&["a valid access failed"], 5000),
         Mutant::OnePass => (&[], 0),
     }
 }

@@ -169,6 +169,7 @@ impl<'t> Chunk<'t> {
             data: &self.data,
             thread,
             kept,
+            is_changed: false,
             is_leaked: false,
         }
     }
@@ -311,13 +312,16 @@ pub(crate) struct Locked<'c> {
     thread: &'c Thread<'c>,
     /// There, unless the run is over.
     kept: Option<RefMut<'c, Kept>>,
+    /// What it protects may have been changed.
+    is_changed: bool,
     /// With a mutant: nobody unlocks it.
     is_leaked: bool,
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let counted = self.kept.as_ref().map(|kept| {
+        let changed = self.kept.as_ref().filter(|_| self.is_changed);
+        let counted = changed.map(|kept| {
             let mapped = kept.entries.iter().filter(|entry| entry.is_mapped());
             (mapped.count(), kept.book.mapped())
         });
@@ -334,6 +338,7 @@ impl Drop for Locked<'_> {
 
 impl Locked<'_> {
     fn kept(&mut self) -> &mut Kept {
+        self.is_changed = true;
         self.kept.as_mut().expect("the run goes on")
     }
 

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use firmware_cmds::{Eqe, PageFault};
-use mlx5_odp::{Event, EventQueue};
+use mlx5_odp::{Event, EventQueue, Generation, Unserved};
 
 use super::Adapter;
 use crate::sim::Sim;
@@ -18,10 +18,12 @@ pub(crate) struct Events {
     slots: Cell<usize>,
     /// To be drained again when there is memory.
     later: Cell<bool>,
-    queued: RefCell<VecDeque<Event>>,
+    queued: RefCell<VecDeque<(Event, Generation)>>,
     there: Channel,
     served: Cell<usize>,
     dispatched: Cell<usize>,
+    /// Those whose keys may still be looked for.
+    unserved: RefCell<Unserved>,
     closing: Cell<bool>,
 }
 
@@ -51,7 +53,8 @@ impl EventQueue for LockedEq<'_> {
             )
         });
         events.dispatched.set(events.dispatched.get() + 1);
-        events.queued.borrow_mut().push_back(event);
+        let generation = events.unserved.borrow_mut().dispatch(event.number);
+        events.queued.borrow_mut().push_back((event, generation));
         self.0.tasks.wake(events.there);
     }
 
@@ -77,6 +80,7 @@ impl Events {
             there,
             served: Cell::new(0),
             dispatched: Cell::new(0),
+            unserved: RefCell::new(Unserved::new(0)),
             closing: Cell::new(false),
         }
     }
@@ -108,6 +112,22 @@ impl Events {
     pub(crate) fn served(&self) -> usize {
         self.served.get()
     }
+
+    /// The number of an event before which all are served.
+    pub(crate) fn all_served_before(&self) -> u32 {
+        self.unserved.borrow().served()
+    }
+
+    /// Nobody looks for this one's key any more.
+    pub(crate) fn event_served(&self, sim: &Sim, generation: Generation) {
+        let are_more = self.unserved.borrow_mut().serve(generation);
+        if are_more {
+            let parents = sim.driver.parents.borrow();
+            parents
+                .iter()
+                .for_each(|parent| parent.more_are_served(sim));
+        }
+    }
 }
 
 impl Thread<'_> {
@@ -116,7 +136,7 @@ impl Thread<'_> {
         let events = &self.sim.events;
         loop {
             let next = events.queued.borrow_mut().pop_front();
-            let Some(event) = next else {
+            let Some((event, generation)) = next else {
                 if events.closing.get() || self.sim.is_over() {
                     return;
                 }
@@ -124,11 +144,10 @@ impl Thread<'_> {
                 continue;
             };
             self.step();
-            mlx5_odp::serve(
-                &Adapter(self),
-                PageFault::from_eqe(&event.eqe),
-                event.number,
-            );
+            let adapter = Adapter::of_event(self, generation);
+            let fault = PageFault::from_eqe(&event.eqe);
+            mlx5_odp::serve(&adapter, fault, event.number);
+            adapter.served();
             events.slots.set(events.slots.get() + 1);
             events.served.set(events.served.get() + 1);
         }

@@ -10,7 +10,7 @@ use hmm_abi::{Device, LockedChunk, NotZapped, PublishError, Table, Zap};
 use mlx5_odp::key::{self, Gate, UmrError};
 use mlx5_odp::xlt;
 
-use super::umr::{Umr, MTTS};
+use super::umr::{Piece, Umr, MTTS};
 use crate::lock::{Class, Lock};
 use crate::mutant::Mutant;
 use crate::sim::Sim;
@@ -153,8 +153,12 @@ impl mlx5_odp::Key for Key<'_> {
             false => filled.mtts[..mtts].as_flattened().to_vec(),
         };
         sim.adapter.borrow().write(filled.umr.buffer, &bytes);
+        let piece = Piece {
+            first: first * xlt::MTT_LEN,
+            len: bytes.len(),
+        };
         sim.umrs()
-            .post(self.thread, &mut filled.umr, self.data.mkey, (first, mtts));
+            .post(self.thread, &mut filled.umr, self.data.mkey, piece);
         Ok(())
     }
 

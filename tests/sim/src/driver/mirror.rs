@@ -4,14 +4,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use hmm_abi::ChunkIndex;
+use mlx5_odp::implicit::ChildIndex;
 use mlx5_odp::{MemoryError, Placement};
 
 use super::chunk::{Chunk, ChunkData, NO_MEMORY};
+use super::implicit::{Parent, ParentData};
 use super::key::KeyData;
 use crate::lock::{Class, Lock};
+use crate::mutant::Mutant;
 use crate::notifier::Interval;
 use crate::task::Thread;
 
@@ -31,6 +34,13 @@ pub(crate) struct Mirror {
     users: Cell<usize>,
     /// Found by the fault path.
     known: Cell<bool>,
+    /// Of which implicit MR it is a child, and which; that one outlives it.
+    parent: Option<(Weak<ParentData>, ChildIndex)>,
+    /// [`Mirror::reap`] is under way, or is not to be any more.
+    reaping: Cell<bool>,
+    stopped: Cell<bool>,
+    /// It is freed.
+    freed: Cell<bool>,
     /// The device has let go of it, or its pages are kept for good.
     pub(crate) kept: Cell<bool>,
 }
@@ -42,6 +52,7 @@ impl Mirror {
         placement: Placement,
         pages: std::ops::Range<usize>,
         key: KeyData,
+        parent: Option<(Weak<ParentData>, ChildIndex)>,
     ) -> Self {
         Self {
             number,
@@ -53,6 +64,10 @@ impl Mirror {
             idle: RefCell::default(),
             users: Cell::new(0),
             known: Cell::new(false),
+            parent,
+            reaping: Cell::new(false),
+            stopped: Cell::new(false),
+            freed: Cell::new(false),
             kept: Cell::new(false),
         }
     }
@@ -70,6 +85,25 @@ impl Mirror {
         self.known.set(known);
     }
 
+    /// Of which implicit MR it is a child, and which.
+    pub(crate) fn parent(&self) -> Option<(Rc<ParentData>, ChildIndex)> {
+        let (parent, at) = self.parent.as_ref()?;
+        Some((parent.upgrade()?, *at))
+    }
+
+    /// Whether its destruction waits for those who use it.
+    pub(crate) fn is_closing(&self) -> bool {
+        match self.parent() {
+            Some((parent, _)) => !parent.is_known(),
+            None => !self.is_known(),
+        }
+    }
+
+    /// Whether it has no chunk.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.borrow().is_empty()
+    }
+
     pub(crate) fn hold(&self) {
         self.users.set(self.users.get() + 1);
     }
@@ -82,13 +116,19 @@ impl Mirror {
         self.users.get()
     }
 
-    /// The chunks that exist.
-    pub(crate) fn chunks(&self) -> Vec<Rc<ChunkData>> {
-        self.chunks.borrow().values().cloned().collect()
+    /// A chunk, for the oracles.
+    pub(crate) fn chunk(&self, at: ChunkIndex) -> Option<Rc<ChunkData>> {
+        self.chunks.borrow().get(&at.0).cloned()
     }
 
     pub(crate) fn find<'t>(&self, thread: &'t Thread<'t>, at: ChunkIndex) -> Option<Chunk<'t>> {
         thread.step();
+        if self.freed.get() {
+            thread.sim.fail(
+                "used after it was freed",
+                format_args!("MR {}, by {}", self.number, thread.name()),
+            );
+        }
         let chunks = self.chunks.borrow();
         chunks.get(&at.0).map(|data| Chunk::new(data, thread))
     }
@@ -116,7 +156,8 @@ impl Mirror {
         if let Some(chunk) = self.find(thread, at) {
             return Ok(chunk);
         }
-        if !sim.get_mm() {
+        let has_mm = sim.get_mm();
+        if !has_mm && !sim.has(Mutant::NotifierOfNobody) {
             return Err(MemoryError::Invalid);
         }
         let made = thread.allocate().then(|| {
@@ -125,7 +166,9 @@ impl Mirror {
             sim.notifiers.insert(thread, &interval);
             Chunk::new(&data, thread)
         });
-        sim.put_mm();
+        if has_mm {
+            sim.put_mm();
+        }
         let chunk = made.ok_or(NO_MEMORY)?;
         // `xa_store`, which may fail too.
         if !thread.allocate() {
@@ -150,11 +193,26 @@ impl Mirror {
 
     /// Whether [`Mirror::reap`] has anything to do.
     pub(crate) fn is_to_be_reaped(&self) -> bool {
-        !self.idle.borrow().is_empty()
+        !self.idle.borrow().is_empty() && !self.stopped.get()
+    }
+
+    /// Whether [`Mirror::reap`] has nothing to do, and is not at it.
+    pub(crate) fn is_reaped(&self) -> bool {
+        !self.is_to_be_reaped() && !self.reaping.get()
     }
 
     /// Frees chunks with nothing in them.
-    pub(crate) fn reap(&self, thread: &Thread<'_>) {
+    pub(crate) fn reap<'t>(&self, thread: &'t Thread<'t>) {
+        self.reaping.set(true);
+        self.reap_idle(thread);
+        if let Some((parent, at)) = self.parent().filter(|_| self.is_empty()) {
+            Parent::new(&parent, thread).emptied(at);
+        }
+        self.reaping.set(false);
+        thread.sim.tasks.wake(thread.sim.reaped);
+    }
+
+    fn reap_idle(&self, thread: &Thread<'_>) {
         let idle = self.idle.take();
         for at in idle {
             self.making.lock(thread);
@@ -178,11 +236,15 @@ impl Mirror {
 
     /// Unmaps everything: `Mirror::put`.
     pub(crate) fn release(&self, thread: &Thread<'_>) {
-        self.idle.borrow_mut().clear();
+        // `mlx5r_odp_mirror_stop`.
+        self.stopped.set(true);
+        while self.reaping.get() && !thread.sim.is_over() {
+            thread.wait(thread.sim.reaped);
+        }
         let mut cut_off = true;
-        for at in 0..self.placement.geometry.chunks() {
-            let removed = self.chunks.borrow_mut().remove(&at);
-            let Some(data) = removed else { continue };
+        loop {
+            let first = self.chunks.borrow_mut().pop_first();
+            let Some((_, data)) = first else { break };
             let chunk = Chunk::adopt(data, thread);
             cut_off &= hmm_abi::release(&chunk).is_ok();
             if !cut_off {
@@ -191,5 +253,6 @@ impl Mirror {
             }
         }
         self.kept.set(!cut_off);
+        self.freed.set(true);
     }
 }

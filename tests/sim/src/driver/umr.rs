@@ -12,7 +12,6 @@ use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags, XltOffset, OCTOWORD};
 use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{Mkc, Mkey, Wire};
 use mlx5_odp::key::UmrError;
-use mlx5_odp::xlt;
 
 use crate::adapter::{data, emit, Adapter, Completion, Qp};
 use crate::lock::{Class, Lock, Semaphore};
@@ -22,7 +21,9 @@ use crate::task::{Channel, Thread};
 
 /// `MAX_UMR_WR`, and no more WQEBBs than the queue has.
 const MAX_WR: usize = 8;
-/// MTTs of a buffer: a page.
+/// Bytes of a buffer.
+const BUFFER: u64 = 4096;
+/// MTTs of a buffer.
 pub(crate) const MTTS: usize = 512;
 /// The syndrome of a WQE that was flushed because of another one.
 const FLUSHED: u8 = 0x05;
@@ -69,22 +70,39 @@ pub(crate) struct Umr {
     pub(crate) context: Option<Rc<Context>>,
 }
 
-/// A WQE that writes translations of a key, without the MKey's own fields.
-fn translations(pa: Mkey, buffer: u64, first: usize, mtts: usize) -> Vec<u8> {
-    let bytes = mtts * xlt::MTT_LEN;
-    let octowords = first * xlt::MTT_LEN / OCTOWORD;
+/// Bytes of a key's table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) first: usize,
+    pub(crate) len: usize,
+}
+
+/// A WQE that writes a piece of a key's table, and what the mask names of the MKey's own fields.
+fn translations(pa: Mkey, buffer: u64, piece: Piece, mask: MkeyMask, mkc: &Mkc) -> Vec<u8> {
+    let octowords = piece.first / OCTOWORD;
     let umr = UmrCtrlSeg {
         flags: UmrFlags::new()
-            .with_check_free(true)
+            .with_check_free(!mask.free())
             .with_translation_offset_en(true),
-        xlt_octowords: u16::try_from(bytes / OCTOWORD).unwrap_or(u16::MAX),
+        xlt_octowords: u16::try_from(piece.len / OCTOWORD).unwrap_or(u16::MAX),
         offset: XltOffset::truncate(u64::try_from(octowords).unwrap_or(u64::MAX)),
-        mkey_mask: MkeyMask::new(),
+        mkey_mask: mask,
     };
     let mut body = emit(&umr, UmrCtrlSeg::LEN);
-    body.extend(emit(&Mkc::default(), Mkc::LEN));
-    body.extend(data(pa, buffer, bytes));
+    body.extend(emit(mkc, Mkc::LEN));
+    body.extend(data(pa, buffer, piece.len));
     body
+}
+
+/// The fields that are set when a key is enabled.
+fn enabling() -> MkeyMask {
+    MkeyMask::new()
+        .with_free(true)
+        .with_len(true)
+        .with_start_addr(true)
+        .with_page_size(true)
+        .with_lw(true)
+        .with_rw(true)
 }
 
 /// A WQE that changes fields of the MKey: `mlx5r_umr_revoke_mr`, and the enabling half of
@@ -112,9 +130,16 @@ impl Umrs {
             lock: Lock::new(sim, Class::Umr),
             state: Cell::new(State::Active),
             contexts: RefCell::default(),
-            free: RefCell::new((0..buffers).map(|_| adapter.share(4096, 4096)).collect()),
+            free: RefCell::new(
+                (0..buffers)
+                    .map(|_| adapter.share(BUFFER, BUFFER))
+                    .collect(),
+            ),
             buffers,
-            last: (Lock::new(sim, Class::LastUmr), adapter.share(4096, 4096)),
+            last: (
+                Lock::new(sim, Class::LastUmr),
+                adapter.share(BUFFER, BUFFER),
+            ),
         }
     }
 
@@ -221,10 +246,12 @@ impl Umrs {
         }
     }
 
-    /// `mlx5r_umr_post`, of the MTTs in the buffer.
-    pub(crate) fn post(&self, thread: &Thread<'_>, umr: &mut Umr, mkey: Mkey, at: (usize, usize)) {
+    /// `mlx5r_umr_post`, of what is in the buffer.
+    pub(crate) fn post(&self, thread: &Thread<'_>, umr: &mut Umr, mkey: Mkey, piece: Piece) {
         let sim = thread.sim;
-        let body = translations(sim.adapter.borrow().pa, umr.buffer, at.0, at.1);
+        let pa = sim.adapter.borrow().pa;
+        let (mask, mkc) = (MkeyMask::new(), Mkc::default());
+        let body = translations(pa, umr.buffer, piece, mask, &mkc);
         let context = self.context(sim, true);
         self.semaphore.down(thread);
         self.lock_active(thread, mkey);
@@ -328,13 +355,26 @@ impl Umrs {
         mkey: Mkey,
         mkc: &Mkc,
     ) -> Result<(), UmrError> {
-        let mask = MkeyMask::new()
-            .with_free(true)
-            .with_len(true)
-            .with_start_addr(true)
-            .with_page_size(true)
-            .with_lw(true)
-            .with_rw(true);
-        self.post_send_wait(thread, mkey, &fields(mask, mkc))
+        self.post_send_wait(thread, mkey, &fields(enabling(), mkc))
+    }
+
+    /// `mlx5r_umr_update_xlt` of a whole table, no longer than a buffer, which enables the MKey.
+    pub(crate) fn enable_with(
+        &self,
+        thread: &Thread<'_>,
+        mkey: Mkey,
+        mkc: &Mkc,
+        table: &[u8],
+    ) -> Result<(), UmrError> {
+        let umr = self.get(thread);
+        let (first, len) = (0, table.len());
+        let adapter = thread.sim.adapter.borrow();
+        adapter.write(umr.buffer, table);
+        let piece = Piece { first, len };
+        let body = translations(adapter.pa, umr.buffer, piece, enabling(), mkc);
+        drop(adapter);
+        let enabled = self.post_send_wait(thread, mkey, &body);
+        self.put(thread, &umr);
+        enabled
     }
 }

@@ -15,6 +15,25 @@ use super::{FrameId, Mapping, Memory, Page, Pte, EDGE, LOW, PAGE};
 /// From here on the IOMMU translates; each MR has a range of this size.
 const IOVA_SHIFT: u32 = 32;
 
+/// What the IOMMU has of one MR.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    /// How many there can be.
+    entries: usize,
+    /// By entry, in their order: no more than there are pages.
+    mappings: Vec<(usize, Mapping)>,
+}
+
+impl Table {
+    fn place(&self, entry: usize) -> Result<usize, usize> {
+        self.mappings.binary_search_by_key(&entry, |&(at, _)| at)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = Mapping> + '_ {
+        self.mappings.iter().map(|&(_, mapping)| mapping)
+    }
+}
+
 /// The index among the bytes that are kept.
 fn kept(offset: usize) -> Option<usize> {
     if offset < EDGE {
@@ -27,7 +46,10 @@ fn kept(offset: usize) -> Option<usize> {
 impl Memory {
     /// Room in the IOMMU for the entries of an MR.
     pub(crate) fn reserve(&mut self, mr: usize, entries: usize) {
-        self.iommu[mr] = vec![None; entries];
+        let missing = (mr + 1).saturating_sub(self.iommu.len());
+        self.iommu
+            .extend(std::iter::repeat_n(Table::default(), missing));
+        self.iommu[mr].entries = entries;
     }
 
     /// The IOVA of an MR's entry.
@@ -40,13 +62,21 @@ impl Memory {
     pub(crate) fn mapping(&self, iova: u64) -> Option<Mapping> {
         let mr = usize::try_from(iova >> IOVA_SHIFT).ok()?.checked_sub(1)?;
         let entry = usize::try_from((iova & ((1 << IOVA_SHIFT) - 1)) / 4096).ok()?;
-        *self.iommu.get(mr)?.get(entry)?
+        let table = self.iommu.get(mr)?;
+        let at = table.place(entry).ok()?;
+        Some(table.mappings[at].1)
     }
 
     pub(crate) fn map(&mut self, mr: usize, entry: usize, mapping: Mapping) {
         self.version += 1;
-        if let Some(old) = self.iommu[mr][entry].replace(mapping) {
-            self.fail("mapped twice", format!("entry {entry} of MR {mr}: {old:?}"));
+        let table = &mut self.iommu[mr];
+        match table.place(entry) {
+            Ok(at) => {
+                let (_, old) = table.mappings[at];
+                self.fail("mapped twice", format!("entry {entry} of MR {mr}: {old:?}"));
+            }
+            Err(at) if entry < table.entries => table.mappings.insert(at, (entry, mapping)),
+            Err(_) => self.fail("model", format!("MR {mr} has no entry {entry}")),
         }
         let frame = &self.frames[mapping.frame];
         if frame.users == 0 && frame.held == 0 {
@@ -59,16 +89,17 @@ impl Memory {
 
     pub(crate) fn unmap(&mut self, mr: usize, entry: usize) -> Option<Mapping> {
         self.version += 1;
-        let old = self.iommu[mr][entry].take();
-        if old.is_none() {
+        let table = &mut self.iommu[mr];
+        let at = table.place(entry).ok();
+        if at.is_none() {
             self.fail("unmapped twice", format!("entry {entry} of MR {mr}"));
         }
-        old
+        at.map(|at| self.iommu[mr].mappings.remove(at).1)
     }
 
     /// How many entries the IOMMU has of an MR.
     pub(crate) fn mapped(&self, mr: usize) -> usize {
-        self.iommu[mr].iter().flatten().count()
+        self.iommu[mr].mappings.len()
     }
 
     /// One access of the device's to memory that the IOMMU translates: calls

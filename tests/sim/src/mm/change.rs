@@ -3,7 +3,10 @@
 //! Operations on the memory of a process. Whatever changes a page table entry that is there calls
 //! the notifiers before and after.
 
+use std::time::Duration;
+
 use hmm_abi::Need;
+use mlx5_odp::LATE;
 
 use crate::memory::{Area, FrameId, Kind, Memory, Page, Protection, Pte, Walked, EDGE};
 use crate::notifier::Pages;
@@ -11,6 +14,8 @@ use crate::task::Thread;
 
 /// How often a write of the process's is tried.
 const PATIENCE: usize = 40;
+/// How long nothing happens.
+pub(crate) const PAUSE: Duration = Duration::from_millis(LATE as u64 + 10);
 
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +52,13 @@ pub(crate) enum Change {
     NoUffd(Pages),
     /// A file becomes shorter, and as long as before.
     Truncate(Pages),
+    /// Nothing, for longer than events may be late.
+    Pause,
 }
 
 impl Change {
     /// How many kinds there are.
-    pub(crate) const KINDS: usize = 16;
+    pub(crate) const KINDS: usize = 17;
     /// The kind of [`Change::Reap`].
     pub(crate) const OOM_REAPER: usize = 12;
 
@@ -73,7 +80,8 @@ impl Change {
             Self::OOM_REAPER => Self::Reap(pages),
             13 => Self::Uffd(pages),
             14 => Self::NoUffd(pages),
-            _ => Self::Truncate(pages),
+            15 => Self::Truncate(pages),
+            _ => Self::Pause,
         }
     }
 }
@@ -150,6 +158,7 @@ impl Thread<'_> {
                 sim.tasks.wake(sim.resolved);
             }
             Change::Truncate(pages) => self.truncate(pages),
+            Change::Pause => self.sleep(PAUSE),
         }
     }
 
