@@ -79,10 +79,10 @@ bool rust_helper_hmm_dma_needs_bounce(struct device *dev)
 
 /* linux/mm.h */
 
-bool rust_helper_vma_may_read_ahead(struct vm_area_struct *vma);
-bool rust_helper_vma_may_read_ahead(struct vm_area_struct *vma)
+bool rust_helper_vma_may_read_ahead(struct vm_area_struct *vma, bool write);
+bool rust_helper_vma_may_read_ahead(struct vm_area_struct *vma, bool write)
 {
-	return !userfaultfd_armed(vma) &&
+	return (!write || vma_is_anonymous(vma)) && !userfaultfd_armed(vma) &&
 	       !(vma->vm_flags & (VM_IO | VM_PFNMAP | VM_RAND_READ));
 }
 

@@ -239,7 +239,8 @@ pub fn range_fault_for(
 
 /// How far `span` may be faulted in although nobody has asked for it, from its start on: within one
 /// mapping, unless somebody else fills it in (userfaultfd), it is a device's, or the process has said
-/// that it reads in no order (`MADV_RANDOM`).
+/// that it reads in no order (`MADV_RANDOM`); for writing, only private memory without a file, whose
+/// pages would be written back though nobody has written to them.
 ///
 /// # Examples
 ///
@@ -250,17 +251,17 @@ pub fn range_fault_for(
 /// use kernel_ext::hmm::may_read_ahead;
 ///
 /// fn whole(mm: &MmWithUser, span: &Range<usize>) -> bool {
-///     may_read_ahead(mm, span) == *span
+///     may_read_ahead(mm, span, false) == *span
 /// }
 /// ```
-pub fn may_read_ahead(mm: &MmWithUser, span: &Range<usize>) -> Range<usize> {
+pub fn may_read_ahead(mm: &MmWithUser, span: &Range<usize>, write: bool) -> Range<usize> {
     let start = span.start;
     let nothing = start..start;
     let Some(vma) = mm.lock_vma_under_rcu(start) else {
         return nothing;
     };
     // SAFETY: The VMA is locked for reading.
-    match unsafe { bindings::vma_may_read_ahead(vma.as_ptr()) } {
+    match unsafe { bindings::vma_may_read_ahead(vma.as_ptr(), write) } {
         true => start..span.end.min(vma.end()),
         false => nothing,
     }

@@ -352,7 +352,7 @@ impl hmm_abi::FaultChunk for Chunk {
         }
     }
 
-    fn read_ahead(&self, slots: Slots) -> Slots {
+    fn read_ahead(&self, slots: Slots, need: Need) -> Slots {
         let chunk = self.0.data();
         let mirror = chunk.mirror();
         let Some(mm) = mirror.mm() else {
@@ -360,7 +360,8 @@ impl hmm_abi::FaultChunk for Chunk {
         };
         let geometry = &mirror.placement().geometry;
         let span = geometry.span_of_slots(chunk.at(), slots);
-        let granted = hmm::may_read_ahead(&mm, &span).len() >> geometry.entry_shift();
+        let granted = hmm::may_read_ahead(&mm, &span, need == Need::Write);
+        let granted = granted.len() >> geometry.entry_shift();
         Slots::new(slots.first()..slots.first() + granted)
     }
 

@@ -327,7 +327,7 @@ pub(crate) fn glance<C: FaultChunk>(
     let rest = stream.rest(demanded, len);
     let mut faulted = demanded;
     if !rest.is_empty() {
-        let granted = chunk.read_ahead(rest);
+        let granted = chunk.read_ahead(rest, need);
         if granted != rest {
             ahead = Ahead::default();
         }

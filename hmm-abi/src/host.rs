@@ -196,10 +196,12 @@ pub trait FaultChunk: Chunk {
         found: &mut [HmmPfn],
     ) -> Result<Sequence, RangeError<Self::Error>>;
 
-    /// How many of `slots`, from the first one on, may be faulted in although nobody has asked for
-    /// them: not those that somebody else has to fill in (userfaultfd), nor where the process has
-    /// said that it reads in no order. Called without the lock.
-    fn read_ahead(&self, slots: Slots) -> Slots {
+    /// How many of `slots`, from the first one on, may be faulted in as `need` has it although
+    /// nobody has asked for them: not those that somebody else has to fill in (userfaultfd), nor
+    /// where the process has said that it reads in no order, nor pages of a file for writing, which
+    /// would be written back for nothing. Called without the lock.
+    fn read_ahead(&self, slots: Slots, need: Need) -> Slots {
+        let _ = need;
         Slots::new(slots.first()..slots.first())
     }
 

@@ -177,7 +177,7 @@ fn read_ahead<R: Region>(
         let Ok(chunk) = region.find_or_make(at) else {
             break;
         };
-        let slots = chunk.read_ahead(most);
+        let slots = chunk.read_ahead(most, need);
         let fault = Fault {
             slots,
             need,

@@ -362,8 +362,8 @@ impl FaultChunk for Double {
         Ok(Sequence(sequence))
     }
 
-    fn read_ahead(&self, slots: Slots) -> Slots {
-        self.note("read_ahead", slots.range());
+    fn read_ahead(&self, slots: Slots, need: Need) -> Slots {
+        self.note("read_ahead", (slots.range(), need));
         Slots::new(slots.first()..slots.end().min(self.may_read_ahead.get()))
     }
 

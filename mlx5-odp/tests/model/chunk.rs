@@ -180,7 +180,7 @@ impl FaultChunk for Ref {
         Err(RangeError::Busy)
     }
 
-    fn read_ahead(&self, slots: Slots) -> Slots {
+    fn read_ahead(&self, slots: Slots, _: Need) -> Slots {
         slots
     }
 

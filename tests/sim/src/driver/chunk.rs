@@ -286,7 +286,7 @@ impl FaultChunk for Chunk<'_> {
         }
     }
 
-    fn read_ahead(&self, slots: Slots) -> Slots {
+    fn read_ahead(&self, slots: Slots, _: Need) -> Slots {
         let thread = self.thread();
         thread.step();
         let first = self.data.notifier.pages().start;
