@@ -65,6 +65,7 @@ const PACKAGES: &[&str] = &[
     "procps",
     "python3",
     "python3-pyverbs",
+    "python3-scapy",
     "rdma-core",
     "strace",
     "ucx-utils",
