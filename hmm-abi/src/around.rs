@@ -10,8 +10,8 @@
 //!   or the page is a part of a huge one, it takes all of the chunk that is in memory: that costs
 //!   one fault for each chunk. Nothing is faulted in for it, and a page that is alone costs a look
 //!   at a few others.
-//! - **Streams.** Faults that follow each other are a stream. What comes next of it is faulted in,
-//!   twice as much with every fault, up to [`MAX_STREAM`] entries.
+//! - **Streams.** Three faults that follow each other are a stream. What comes next of it is faulted
+//!   in, twice as much with every fault, up to [`MAX_STREAM`] entries.
 //!
 //! Both may fail without the fault doing so.
 
@@ -33,14 +33,14 @@ pub enum Around {
     Nothing,
     /// What is likely to be demanded next.
     Likely {
-        /// How long the stream is that has come to the end of the chunk before this one
-        /// ([`carried`]); 0 for none.
+        /// How many entries a stream wants next that has come to the end of the chunk before this
+        /// one ([`carried`]); 0 for none.
         before: usize,
     },
     /// Nothing: it is itself what a stream is likely to demand next.
     Stream {
-        /// How long the stream is.
-        len: usize,
+        /// How many entries the stream wants after that.
+        next: usize,
     },
 }
 
@@ -49,8 +49,8 @@ pub enum Around {
 pub struct Ahead {
     /// So many entries, from the first one of the next chunk on.
     pub entries: usize,
-    /// The length of the stream, for [`Around::Stream`].
-    pub stream: usize,
+    /// What the stream wants after that, for [`Around::Stream`].
+    pub next: usize,
 }
 
 /// The faults of a chunk that follow each other: the last of them.
@@ -60,10 +60,10 @@ pub(crate) struct Stream {
     first: u16,
     /// How many were.
     own: u16,
-    /// One past the last entry that it brought in; may be beyond the chunk.
+    /// One past the last entry that it brought in; may be beyond the chunk. 0 if there was none.
     end: u16,
-    /// How many it brought in; 0 if there was none.
-    len: u16,
+    /// How many entries the next one brings in; 0 for those that it demands.
+    next: u16,
 }
 
 impl Stream {
@@ -72,33 +72,35 @@ impl Stream {
         first: 0,
         own: 0,
         end: 0,
-        len: 0,
+        next: 0,
     };
 
-    /// The stream if `slots` are demanded next.
+    /// The stream if `slots` are demanded next. The second fault is where the first one ended by
+    /// accident, it may be; from the third on more is brought in than is demanded.
     fn follow(self, slots: Slots, before: usize) -> Self {
         let (first, own) = (slots.first(), slots.len());
-        let is_known = self.len != 0;
+        let (end, next) = (usize::from(self.end), usize::from(self.next));
         let is_same = first == usize::from(self.first) && own == usize::from(self.own);
-        let len = match first {
+        let doubled = |len: usize| (len, 2 * len);
+        let (len, next) = match first {
             // The same again: it was refused, or the device repeats the access.
-            _ if is_known && is_same => usize::from(self.len),
-            first if is_known && first == usize::from(self.end) => 2 * usize::from(self.len),
-            0 if before != 0 => 2 * before,
-            _ => own,
+            _ if end != 0 && is_same => (end - first, next),
+            first if end != 0 && first == end => doubled(next.max(own)),
+            0 if before != 0 => doubled(before.max(own)),
+            _ => (own, 0),
         };
-        Self::new(slots, len.min(MAX_STREAM).max(own))
+        Self::new(slots, len.max(own), next.min(MAX_STREAM))
     }
 
-    /// The stream of `len` entries whose last fault demanded `slots`.
-    fn new(slots: Slots, len: usize) -> Self {
+    /// The stream whose last fault demanded `slots` and brought in `len` entries.
+    fn new(slots: Slots, len: usize, next: usize) -> Self {
         // No more than a chunk's slots and `MAX_STREAM` or another chunk's: all of it fits.
         let narrow = |value| u16::try_from(value).unwrap_or(u16::MAX);
         Self {
             first: narrow(slots.first()),
             own: narrow(slots.len()),
             end: narrow(slots.first() + len),
-            len: narrow(len),
+            next: narrow(next),
         }
     }
 
@@ -111,18 +113,18 @@ impl Stream {
     fn beyond(self, len: usize) -> Ahead {
         Ahead {
             entries: usize::from(self.end).saturating_sub(len),
-            stream: usize::from(self.len),
+            next: usize::from(self.next),
         }
     }
 }
 
-/// How long the stream is that has come to the end of `chunk`, for the fault on the first slot of
-/// the next one; 0 for none.
+/// How many entries a stream wants next that has come to the end of `chunk`, for the fault on the
+/// first slot of the next one; 0 for none.
 pub fn carried<C: FaultChunk>(chunk: &C) -> usize {
     let locked = chunk.lock();
     let stream = locked.book().stream;
     match usize::from(stream.end) >= locked.entries().len() {
-        true => usize::from(stream.len),
+        true => usize::from(stream.next),
         false => 0,
     }
 }
@@ -313,10 +315,8 @@ pub(crate) fn glance<C: FaultChunk>(
     let stream = match around {
         Around::Nothing => return Glance::Missing(Plan::bare(demanded, need)),
         Around::Likely { before } => locked.book().stream.follow(demanded, before),
-        Around::Stream { len } => {
-            let stream = Stream::new(demanded, demanded.len());
-            let len = u16::try_from(len).unwrap_or(u16::MAX);
-            locked.book_mut(proof).stream = Stream { len, ..stream };
+        Around::Stream { next } => {
+            locked.book_mut(proof).stream = Stream::new(demanded, demanded.len(), next);
             return Glance::Missing(Plan::bare(demanded, need));
         }
     };
@@ -388,39 +388,47 @@ mod tests {
         assert_eq!(neighbourhood(slots(0, 1), 1), slots(0, 1));
     }
 
+    fn len(stream: Stream) -> u16 {
+        stream.end - stream.first
+    }
+
     #[test]
     fn a_stream_doubles_and_goes_on_in_the_next_chunk() {
         let mut stream = Stream::NONE;
         let mut at = 0;
-        for len in [16, 32, 64, 128, 256, 512] {
+        for brought_in in [16, 16, 32, 64, 128, 256] {
             assert!(at < 512);
             stream = stream.follow(slots(at, at + 16), 0);
-            assert_eq!(usize::from(stream.len), len);
+            assert_eq!(len(stream), brought_in);
             at = usize::from(stream.end);
         }
-        assert!(at >= 512);
-        assert_eq!(stream.beyond(512).entries, 16 + 32 + 64 + 128 + 256);
-        let next = Stream::NONE.follow(slots(0, 16), 512);
-        assert_eq!(next.len, 1024);
+        assert_eq!((at, stream.beyond(512).entries), (512, 0));
+        let next = Stream::NONE.follow(slots(0, 16), usize::from(stream.next));
+        assert_eq!(len(next), 512);
         assert_eq!(next.rest(slots(0, 16), 512), slots(16, 512));
-        assert_eq!(next.beyond(512).entries, 512);
-        assert_eq!(next.beyond(512).stream, 1024);
-        let most = Stream::NONE.follow(slots(0, 16), 2000);
-        assert_eq!(usize::from(most.len), MAX_STREAM);
+        let next = Stream::NONE.follow(slots(0, 16), usize::from(next.next));
+        assert_eq!(
+            (next.beyond(512).entries, next.beyond(512).next),
+            (512, 2048)
+        );
+        let most = Stream::NONE.follow(slots(0, 16), usize::from(next.next));
+        assert_eq!(usize::from(len(most)), MAX_STREAM);
+        assert_eq!(usize::from(most.next), MAX_STREAM);
     }
 
     #[test]
     fn what_does_not_follow_is_no_stream() {
         let stream = Stream::NONE.follow(slots(0, 4), 0);
-        assert_eq!(stream.len, 4);
-        for other in [slots(1, 5), slots(5, 9), slots(100, 104)] {
-            assert_eq!(stream.follow(other, 0).len, 4);
-        }
-        assert_eq!(stream.follow(slots(4, 8), 0).len, 8);
-        // The same again is neither, but goes on with one.
-        assert_eq!(stream.follow(slots(0, 4), 0).len, 4);
+        assert_eq!(len(stream), 4);
         let stream = stream.follow(slots(4, 8), 0);
-        assert_eq!(stream.follow(slots(4, 8), 0).len, 8);
-        assert_eq!(stream.follow(slots(4, 5), 0).len, 1);
+        assert_eq!(len(stream), 4, "an accident, it may be");
+        for other in [slots(1, 5), slots(9, 13), slots(100, 104)] {
+            assert_eq!(len(stream.follow(other, 0)), 4);
+        }
+        let stream = stream.follow(slots(8, 12), 0);
+        assert_eq!(len(stream), 8);
+        // The same again goes on with it, a part of that does not.
+        assert_eq!(len(stream.follow(slots(8, 12), 0)), 8);
+        assert_eq!(len(stream.follow(slots(8, 9), 0)), 1);
     }
 }

@@ -42,14 +42,27 @@ pub struct Asked {
     /// The number of the device's event ([`crate::EventQueue`]); `None` if the device has not
     /// asked.
     pub event: Option<u32>,
+    /// The event is a part of its access, whose other parts have events of their own: one that
+    /// follows another is no stream.
+    pub is_part: bool,
 }
 
 impl Asked {
+    /// By the device, with event `number`.
+    pub const fn by_event(number: u32, intent: Intent) -> Self {
+        Self {
+            intent,
+            event: Some(number),
+            is_part: false,
+        }
+    }
+
     /// By nobody but ourselves.
     pub const fn by_nobody(intent: Intent) -> Self {
         Self {
             intent,
             event: None,
+            is_part: false,
         }
     }
 
@@ -113,6 +126,7 @@ pub fn bring_in<R: Region>(
         }
         let around = match (asked.event, &last) {
             (None, _) => Around::Nothing,
+            (Some(_), _) if asked.is_part => Around::Nothing,
             (Some(_), None) => Around::Likely {
                 before: stream_before(region, at, slots),
             },
@@ -149,7 +163,7 @@ pub fn bring_in<R: Region>(
     })
 }
 
-/// The length of the stream that `slots` of chunk `at` may go on with from the chunk before.
+/// What a stream wants next that `slots` of chunk `at` may go on with from the chunk before.
 fn stream_before<R: Region>(region: &R, at: ChunkIndex, slots: Slots) -> usize {
     let before = at.0.checked_sub(1).filter(|_| slots.first() == 0);
     let chunk = before.and_then(|before| region.find(ChunkIndex(before)));
@@ -181,7 +195,7 @@ fn read_ahead<R: Region>(
         let fault = Fault {
             slots,
             need,
-            around: Around::Stream { len: ahead.stream },
+            around: Around::Stream { next: ahead.next },
         };
         if serve(&chunk, geometry, &fault, scratch).is_err() {
             region.tidy(at);

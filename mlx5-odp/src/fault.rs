@@ -55,22 +55,17 @@ fn answer<D: Driver>(driver: &D, stall: Stall<'_, D>, outcome: Result<(), NotIn>
     }
 }
 
-/// Brings in all that event `number` demands: `pass` does, for a device that wants what it is told,
+/// Brings in all that an event demands, as it is `asked` for: `pass` does, for a device that wants what it is told,
 /// and returns whether the device could read all of it when it asked ([`BroughtIn`]).
 ///
 /// If it could, it wants to write, whatever its event says. Only what was demanded together says
 /// so: one page that was missing explains the fault, in whichever chunk or region it is. Events
 /// that were raised before the pages were there, by any number of QPs, come to an end.
 fn demand_all(
-    number: u32,
-    intent: Intent,
+    asked: Asked,
     mut pass: impl FnMut(Asked) -> Result<bool, NotIn>,
 ) -> Result<(), NotIn> {
-    let asked = Asked {
-        intent,
-        event: Some(number),
-    };
-    if pass(asked)? && intent != Intent::Write {
+    if pass(asked)? && asked.intent != Intent::Write {
         pass(Asked::by_nobody(Intent::Write))?;
     }
     Ok(())

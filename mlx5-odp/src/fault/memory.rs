@@ -43,15 +43,16 @@ fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault, number: u32) -> R
 
     // What surrounds the demanded pages is a suggestion, and may fail. It is asked for as one, with
     // the access of most of its pages: what is special about a page is for its own fault to find.
-    let around = Asked {
-        intent: Intent::of(found.is_writable()),
-        event: Some(number),
+    let asked_for = |intent| Asked {
+        is_part: !fault.last,
+        ..Asked::by_event(number, intent)
     };
+    let around = asked_for(Intent::of(found.is_writable()));
     match window {
         Some(window) if window != demanded && demand(driver, &found, &window, around).is_ok() => {
             Ok(())
         }
-        _ => demand_all(number, Intent::Unknown, |asked| {
+        _ => demand_all(asked_for(Intent::Unknown), |asked| {
             demand(driver, &found, &demanded, asked)
         }),
     }

@@ -5,6 +5,7 @@
 use firmware_cmds::RdmaFault;
 
 use super::{answer, demand_all, demand_of_key};
+use crate::bring_in::Asked;
 use crate::driver::{Driver, Intent};
 use crate::prefetch::{prefetch, Advice};
 use crate::stall::Stall;
@@ -31,7 +32,7 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall
 
     let outcome = match bytes {
         0 => Ok(()),
-        bytes => demand_all(number, intent, |asked| {
+        bytes => demand_all(Asked::by_event(number, intent), |asked| {
             demand_of_key(driver, fault.r_key, at, u64::from(bytes), asked)
         }),
     };

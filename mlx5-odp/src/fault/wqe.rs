@@ -46,7 +46,8 @@ fn bring_in_send<D: Driver>(
     let bytes = queue.read_send(fault.wqe_index).map_err(unread)?;
     let wqe = SendWqe::parse(bytes.as_ref(), transport).map_err(|e| malformed(driver, e))?;
 
-    demand_all(number, Intent::of(fault.kind.is_write()), |asked| {
+    let asked = Asked::by_event(number, Intent::of(fault.kind.is_write()));
+    demand_all(asked, |asked| {
         let mut walk = Walk::new(driver, fault, asked);
         for segment in wqe.sges() {
             match segment.map_err(|e| malformed(driver, e))? {
@@ -73,7 +74,8 @@ fn bring_in_receive<D: Driver>(
     }
     let bytes = queue.read_receive(fault.wqe_index).map_err(unread)?;
 
-    demand_all(number, Intent::of(fault.kind.is_write()), |asked| {
+    let asked = Asked::by_event(number, Intent::of(fault.kind.is_write()));
+    demand_all(asked, |asked| {
         let mut walk = Walk::new(driver, fault, asked);
         for data in RecvSges::new(bytes.as_ref(), driver.end_of_list()) {
             walk.data(&data.map_err(|e| malformed(driver, e))?)?;

@@ -58,9 +58,12 @@ fn a_stream_takes_twice_as_much_each_time() {
     const PAGES: usize = 64 * WINDOW_PAGES;
     let model = model_of(PAGES);
     let faults = write(&model, 0..PAGES / 16, 16);
-    // 16 pages, 32, 64 and so on to the most.
+    // 16 pages twice, 32, 64 and so on to the most.
     let doubling = (MAX_STREAM / 16).ilog2() as usize;
-    assert_eq!(faults, doubling + PAGES.div_ceil(MAX_STREAM));
+    assert_eq!(
+        faults,
+        1 + doubling + (PAGES - MAX_STREAM).div_ceil(MAX_STREAM)
+    );
     assert_eq!(mapped(&model, PAGES), PAGES);
 }
 
@@ -82,8 +85,8 @@ fn no_page_is_made_that_nobody_is_likely_to_want() {
 fn a_stream_ends_where_memory_does() {
     let model = model_of(2 * WINDOW_PAGES);
     protect(&model, 48..64, Protection::None);
-    // 16 and 32 pages; then 64, of which the last are not to be had.
-    assert_eq!(write(&model, [0, 1], 16), 2);
+    // 16 pages twice; then 32, of which the last are not to be had.
+    assert_eq!(write(&model, [0, 1, 2], 16), 3);
     assert_eq!(mapped(&model, 64), 48);
     fault(&model, PageFault::Memory(memory(iova(48), 1)));
     assert_eq!(resumed(&model).last(), Some(&false));
@@ -118,4 +121,21 @@ fn faults_that_were_raised_together_are_served_by_the_first() {
     assert_eq!(resumed(&model), vec![true; WINDOW_PAGES / 2]);
     let world = model.world();
     assert_eq!((world.looks, world.walks, world.nic.publishes), (2, 0, 1));
+}
+
+/// Events of one access follow each other as a stream's do.
+#[test]
+fn the_parts_of_an_access_are_no_stream() {
+    for parts in [2_usize, 4, 8] {
+        let model = model();
+        for part in 0..parts {
+            let event = MemoryFault {
+                last: part + 1 == parts,
+                ..memory(iova(part * 2), 2)
+            };
+            fault(&model, PageFault::Memory(event));
+        }
+        assert_eq!(mapped(&model, 64), 2 * parts);
+        assert_eq!(resumed(&model), [true]);
+    }
 }
