@@ -223,17 +223,20 @@ static void set_up(struct bench *b, const struct fault_shape *s)
 	pair_reconnect(&b->pair);
 }
 
-/* Lets the device have the first pages of the operation, with other data. */
+/*
+ * Lets the device have the first pages of the operation, and these alone: with a fault on them a
+ * driver may bring in what it takes to be next.
+ */
 static void warm_up(struct bench *b, const struct fault_shape *s, struct report *r)
 {
-	uint8_t *source = area_is_target(s->verb) ? b->peer.mem : b->area;
-	int status;
+	struct ibv_sge pages = {
+		.addr = (uintptr_t)b->area, .length = s->warm * PAGE, .lkey = b->mr->lkey,
+	};
+	int err = ibv_advise_mr(b->dev.pd, IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE,
+				IBV_ADVISE_MR_FLAG_FLUSH, &pages, 1);
 
-	pattern_fill(source, s->warm * PAGE, SEED + 1, 0);
-	status = operate(b, s, s->warm * PAGE);
-	if (status)
-		report_fail(r, "warming up: %s", wc_status_name(status));
-	pattern_fill(source, s->warm * PAGE, SEED, 0);
+	if (err)
+		report_fail(r, "warming up: ibv_advise_mr: %s", strerror(err));
 }
 
 /* The fault that ended it in an RNR NAK was served: now it has its page. */
