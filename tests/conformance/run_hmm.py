@@ -58,8 +58,9 @@ def totals(log):
 
 
 def alike(theirs, ours):
-    """Whether one test's results will do: what passes on C passes on ours."""
-    return theirs == ours and theirs in ("pass", "skip")
+    """Whether one test's results will do: what passes on C passes on ours. C's may fail for
+    once, on a busy machine, where pages cannot be migrated; ours does not then have to."""
+    return ours == "pass" if theirs == "fail" else theirs == ours and ours in ("pass", "skip")
 
 
 def test(module, arguments, command):
@@ -117,7 +118,7 @@ def main():
         text = ", ".join(f"{count[word]} {word}" for word in WORDS)
         print(f"hmm-tests on {side + ':':<6}{text}", flush=True)
     # Some test has to have passed for that to mean a thing.
-    results.emit("hmm-counts", both[0] == both[1] and both[0]["pass"] > 0,
+    results.emit("hmm-counts", both[1]["pass"] >= both[0]["pass"] > 0 and not both[1]["fail"],
                  c=both[0], rust=both[1])
     sys.exit(results.status())
 
