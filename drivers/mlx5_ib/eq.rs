@@ -286,6 +286,11 @@ impl Faults {
         unsafe { Self::from_raw(bindings::mlx5r_odp_faults_of(dev.as_ptr())) }
     }
 
+    /// Called for each interrupt of the EQ.
+    ///
+    /// # Safety
+    ///
+    /// `block` is the `interrupt` of a value, attached.
     unsafe extern "C" fn interrupt(
         block: *mut bindings::notifier_block,
         _type: c_ulong,
