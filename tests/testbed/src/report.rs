@@ -317,11 +317,11 @@ struct Must {
     bytes: u64,
 }
 
-/// A transfer of the demo, and the fewest faults it may raise.
-const fn transfer(test: &'static str, faults: u64) -> Must {
+/// A transfer of 64 MiB. A driver that reads ahead brings in 8 MiB at a time at most.
+const fn transfer(test: &'static str) -> Must {
     Must {
         test,
-        faults,
+        faults: 8,
         bytes: 64 << 20,
     }
 }
@@ -357,12 +357,12 @@ const MUST: &[Must] = &[
     test("test_odp_implicit_sync_prefetch_rc_traffic", 1),
     test("test_odp_implicit_async_prefetch_rc_traffic", 1),
     test("fetch-and-add-absent", 1),
-    transfer("write-64m", 1000),
-    transfer("read-64m", 1000),
-    transfer("write-64m-implicit", 1000),
-    transfer("read-64m-implicit", 1000),
-    transfer("write-64m-disturb", 1000),
-    transfer("read-64m-disturb", 1000),
+    transfer("write-64m"),
+    transfer("read-64m"),
+    transfer("write-64m-implicit"),
+    transfer("read-64m-implicit"),
+    transfer("write-64m-disturb"),
+    transfer("read-64m-disturb"),
     test("stats", 0),
     test("unload", 0),
 ];
