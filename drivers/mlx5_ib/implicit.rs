@@ -14,7 +14,6 @@ use core::ptr::{
     NonNull, //
 };
 
-use firmware_cmds::Mkey;
 use kernel::{
     mm::Mm,
     new_condvar, new_mutex,
@@ -39,12 +38,10 @@ use mlx5_odp::{
         Again,
         ChildIndex,
         Family,
-        Layout, //
+        Layout,
+        Parent as _, //
     },
-    xlt::{
-        self,
-        NullKey, //
-    },
+    xlt,
     NotIn, //
 };
 
@@ -272,11 +269,6 @@ impl Parent {
         }
     }
 
-    /// Where its children lie.
-    pub(crate) fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Whether the registration allows the device to write.
     pub(crate) fn is_writable(&self) -> bool {
         self.is_writable
@@ -356,15 +348,6 @@ impl Parent {
             if child.next_idle.is_none() {
                 child.next_idle = Some(core::mem::replace(&mut table.idle, at.0));
             }
-        }
-    }
-
-    fn null_key(&self) -> NullKey {
-        // SAFETY: By the type invariants; whoever asks holds the MR, or has just made it.
-        let key = Mkey::new(unsafe { bindings::mlx5r_odp_null_key(self.mr()) });
-        match self.memory_scheme {
-            true => NullKey::Own(key),
-            false => NullKey::Device(key),
         }
     }
 

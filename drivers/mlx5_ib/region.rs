@@ -16,7 +16,8 @@ use mlx5_odp::{
     implicit::{
         ChildIndex,
         Implicit,
-        Layout, //
+        Layout,
+        Parent as _, //
     },
     MemoryError,
     NotIn,
@@ -193,17 +194,13 @@ impl Region for Mr<'_> {
     }
 
     fn count_fault(&self, base_pages: u64) {
-        if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_count_faults(self.mr.as_ptr(), pages) };
-        }
+        // SAFETY: By the type invariants.
+        unsafe { count(self.mr, base_pages, bindings::mlx5r_odp_count_faults) };
     }
 
     fn count_prefetch(&self, base_pages: u64) {
-        if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_count_prefetch(self.mr.as_ptr(), pages) };
-        }
+        // SAFETY: By the type invariants.
+        unsafe { count(self.mr, base_pages, bindings::mlx5r_odp_count_prefetch) };
     }
 }
 
@@ -268,17 +265,13 @@ impl Implicit for ImplicitMr<'_> {
     }
 
     fn count_fault(&self, base_pages: u64) {
-        if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_count_faults(self.mr.as_ptr(), pages) };
-        }
+        // SAFETY: By the type invariants.
+        unsafe { count(self.mr, base_pages, bindings::mlx5r_odp_count_faults) };
     }
 
     fn count_prefetch(&self, base_pages: u64) {
-        if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_count_prefetch(self.mr.as_ptr(), pages) };
-        }
+        // SAFETY: By the type invariants.
+        unsafe { count(self.mr, base_pages, bindings::mlx5r_odp_count_prefetch) };
     }
 }
 
@@ -286,5 +279,21 @@ impl Drop for ImplicitMr<'_> {
     fn drop(&mut self) {
         // SAFETY: The value owns the reference, and nothing borrowed from it is left.
         unsafe { bindings::mlx5r_odp_put_mr(self.mr.as_ptr()) };
+    }
+}
+
+/// Adds pages of 4 KiB to a counter of an MR.
+///
+/// # Safety
+///
+/// `mr` is live, and `add` takes any that is.
+unsafe fn count(
+    mr: NonNull<bindings::mlx5_ib_mr>,
+    base_pages: u64,
+    add: unsafe extern "C" fn(*mut bindings::mlx5_ib_mr, i64),
+) {
+    if let Ok(pages) = i64::try_from(base_pages) {
+        // SAFETY: By the safety requirements.
+        unsafe { add(mr.as_ptr(), pages) };
     }
 }

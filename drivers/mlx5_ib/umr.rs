@@ -207,15 +207,6 @@ impl Umr {
         }
     }
 
-    /// What it writes.
-    pub(crate) fn xlt(&mut self) -> &mut [u8] {
-        // SAFETY: The UMR is ours, and has so many bytes.
-        unsafe {
-            let bytes = bindings::mlx5r_odp_umr_xlt(self.umr.as_ptr());
-            slice::from_raw_parts_mut(bytes.cast(), UMR_BYTES)
-        }
-    }
-
     /// Posts it: it writes its first `len` bytes into the table of `mr`, from byte `first` on; or
     /// MTTs that are not present.
     ///
@@ -268,9 +259,20 @@ impl Drop for Umr {
     }
 }
 
+impl AsMut<[u8]> for Umr {
+    /// What it writes.
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: The UMR is ours, and has so many bytes.
+        unsafe {
+            let bytes = bindings::mlx5r_odp_umr_xlt(self.umr.as_ptr());
+            slice::from_raw_parts_mut(bytes.cast(), UMR_BYTES)
+        }
+    }
+}
+
 impl key::Umr for Umr {
     fn mtts(&mut self) -> &mut [[u8; xlt::MTT_LEN]] {
-        let bytes = self.xlt();
+        let bytes = self.as_mut();
         // SAFETY: Plain bytes, and as many.
         unsafe { slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / xlt::MTT_LEN) }
     }

@@ -32,9 +32,11 @@
 //! who serves an event.
 
 mod layout;
+mod lead;
 mod slot;
 
 pub use layout::{ChildIndex, Layout};
+pub use lead::{lead, Children, Parent};
 pub use slot::{Entered, Since, Slot};
 
 use firmware_cmds::Mkey;
@@ -98,7 +100,7 @@ pub trait Family {
     /// Then there is none.
     fn make(&self, at: ChildIndex) -> Result<(), Self::Error>;
 
-    /// Has the device's table lead to the child, and waits until the device sees that.
+    /// Has the device's table lead to the child, and waits until the device sees that ([`lead()`]).
     ///
     /// # Errors
     ///

@@ -15,15 +15,14 @@ use kernel::{
 };
 use mlx5_odp::{
     implicit::{
+        self,
         ChildIndex,
         Family,
+        Layout,
         Slot, //
     },
-    key::{
-        UmrError,
-        RETRIES, //
-    },
-    xlt,
+    key::UmrError,
+    xlt::NullKey,
     NotIn,
     Pressure,
     LATE, //
@@ -44,7 +43,7 @@ use crate::{
 pub(super) const NO_CHILD: usize = usize::MAX;
 
 /// The children whose slots are not absent.
-pub(super) struct Table {
+pub(crate) struct Table {
     pub(super) children: RBTree<usize, Child>,
     /// The first of those to be retired.
     pub(super) idle: usize,
@@ -85,43 +84,6 @@ impl Table {
 }
 
 impl Parent {
-    /// Has the device's table lead to a child, or not, and waits for it.
-    ///
-    /// # Errors
-    ///
-    /// Those of UMRs.
-    fn lead(&self, at: ChildIndex, is_shown: bool) -> Result {
-        let mr = NonNull::new(self.mr()).ok_or(EINVAL)?;
-        let null = self.null_key();
-        let first = ChildIndex(at.0 & !(xlt::KSM_BLOCK - 1));
-        let len = xlt::KSM_BLOCK * xlt::KSM_LEN;
-        let mut umr = Umr::get(self.faults());
-        for _ in 0..=RETRIES {
-            // What is posted first comes first: under the lock, so do the states.
-            let mut table = self.table.lock();
-            if let Some(child) = table.children.get_mut(&at.0) {
-                child.is_shown = is_shown;
-            }
-            let key_of = |at: ChildIndex| {
-                let child = table.children.get(&at.0).filter(|child| child.is_shown)?;
-                let mr = child.mr?;
-                // SAFETY: The table owns it.
-                Some(Mkey::new(unsafe { bindings::mlx5r_odp_mkey(mr.as_ptr()) }))
-            };
-            let out = umr.xlt().get_mut(..len).ok_or(EINVAL)?;
-            xlt::fill_ksms(out, &self.layout, first, null, key_of);
-            // SAFETY: The MR is live.
-            unsafe { umr.post(mr, first.0 * xlt::KSM_LEN, len, false) }.map_err(|_| EIO)?;
-            drop(table);
-            // SAFETY: As above.
-            match unsafe { umr.wait(mr) } {
-                Err(UmrError::Flushed) => {}
-                result => return result.map_err(|_| EIO),
-            }
-        }
-        Err(EAGAIN)
-    }
-
     /// Makes the MR of a child.
     fn make_child(&self, at: ChildIndex) -> Result<NonNull<bindings::mlx5_ib_mr>> {
         let parent = NonNull::new(self.mr()).ok_or(EINVAL)?;
@@ -195,6 +157,71 @@ pub(super) fn not_in(error: Error) -> NotIn {
     }
 }
 
+impl implicit::Children for Table {
+    fn show(&mut self, at: ChildIndex, is_shown: bool) {
+        if let Some(child) = self.children.get_mut(&at.0) {
+            child.is_shown = is_shown;
+        }
+    }
+
+    fn shown(&self, at: ChildIndex) -> Option<Mkey> {
+        let child = self.children.get(&at.0).filter(|child| child.is_shown)?;
+        let mr = child.mr?;
+        // SAFETY: The table owns it.
+        Some(Mkey::new(unsafe { bindings::mlx5r_odp_mkey(mr.as_ptr()) }))
+    }
+}
+
+impl implicit::Parent for Parent {
+    type Children = Table;
+    type Umr = Umr;
+    type Error = Error;
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn null_key(&self) -> NullKey {
+        // SAFETY: By the type invariants; whoever asks holds the MR, or has just made it.
+        let key = Mkey::new(unsafe { bindings::mlx5r_odp_null_key(self.mr()) });
+        match self.memory_scheme {
+            true => NullKey::Own(key),
+            false => NullKey::Device(key),
+        }
+    }
+
+    fn children<R>(&self, f: impl FnOnce(&mut Table) -> R) -> R {
+        f(&mut self.table.lock())
+    }
+
+    fn umr(&self) -> Umr {
+        Umr::get(self.faults())
+    }
+
+    fn put(&self, umr: Umr) {
+        drop(umr);
+    }
+
+    fn post(&self, umr: &mut Umr, first: usize, len: usize) -> Result {
+        let mr = NonNull::new(self.mr()).ok_or(EINVAL)?;
+        // SAFETY: The MR is live, for whoever leads holds it.
+        unsafe { umr.post(mr, first, len, false) }.map_err(|_| EIO)
+    }
+
+    fn settle(&self, umr: &Umr) -> Result<(), UmrError> {
+        let mr = NonNull::new(self.mr()).ok_or(UmrError::Failed)?;
+        // SAFETY: As above.
+        unsafe { umr.wait(mr) }
+    }
+
+    fn error(&self, error: UmrError) -> Error {
+        match error {
+            UmrError::Flushed => EAGAIN,
+            UmrError::Failed => EIO,
+        }
+    }
+}
+
 impl Family for Parent {
     type Error = Error;
 
@@ -256,11 +283,11 @@ impl Family for Parent {
     }
 
     fn show(&self, at: ChildIndex) -> Result {
-        self.lead(at, true)
+        implicit::lead(self, at, true)
     }
 
     fn hide(&self, at: ChildIndex) -> Result {
-        self.lead(at, false)
+        implicit::lead(self, at, false)
     }
 
     fn destroy(&self, at: ChildIndex) {

@@ -17,6 +17,7 @@ use super::mirror::Mirror;
 use crate::memory::PAGE;
 use crate::mutant::Mutant;
 use crate::notifier::Pages;
+use crate::sim::Sim;
 use crate::task::Thread;
 
 const PAGE_SHIFT: u32 = 12;
@@ -197,16 +198,11 @@ impl<'t> Implicit for ImplicitMr<'t> {
     }
 
     fn count_fault(&self, base_pages: u64) {
-        self.thread.sim.coverage(|c| {
-            c.faults += 1;
-            c.faulted_pages += base_pages;
-        });
+        self.thread.sim.count_fault(base_pages);
     }
 
     fn count_prefetch(&self, base_pages: u64) {
-        self.thread
-            .sim
-            .coverage(|c| c.prefetched_pages += base_pages);
+        self.thread.sim.count_prefetch(base_pages);
     }
 }
 
@@ -282,16 +278,24 @@ impl<'t> Region for Mr<'t> {
     }
 
     fn count_fault(&self, base_pages: u64) {
-        self.thread.sim.coverage(|c| {
+        self.thread.sim.count_fault(base_pages);
+    }
+
+    fn count_prefetch(&self, base_pages: u64) {
+        self.thread.sim.count_prefetch(base_pages);
+    }
+}
+
+impl Sim {
+    fn count_fault(&self, base_pages: u64) {
+        self.coverage(|c| {
             c.faults += 1;
             c.faulted_pages += base_pages;
         });
     }
 
     fn count_prefetch(&self, base_pages: u64) {
-        self.thread
-            .sim
-            .coverage(|c| c.prefetched_pages += base_pages);
+        self.coverage(|c| c.prefetched_pages += base_pages);
     }
 }
 

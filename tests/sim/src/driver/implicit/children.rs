@@ -7,16 +7,18 @@ use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
-use firmware_cmds::Scheme;
-use mlx5_odp::implicit::{ChildIndex, Family, Slot};
-use mlx5_odp::key::{UmrError, RETRIES};
-use mlx5_odp::{xlt, NotIn, Pressure, LATE};
+use firmware_cmds::{Mkey, Scheme};
+use mlx5_odp::implicit::{self, ChildIndex, Family, Layout, Slot};
+use mlx5_odp::key::UmrError;
+use mlx5_odp::xlt::{self, NullKey};
+use mlx5_odp::{NotIn, Pressure, LATE};
 
 use super::{Parent, ParentData};
 use crate::driver::mirror::Mirror;
-use crate::driver::umr::Piece;
+use crate::driver::umr::{Piece, Umr};
 use crate::memory::PAGE;
 use crate::mutant::Mutant;
+use crate::sim::Sim;
 
 /// The children whose slots are not absent.
 #[derive(Default)]
@@ -57,63 +59,6 @@ impl Parent<'_> {
         });
     }
 
-    /// Has the device's table lead to a child, or not, and waits for it.
-    fn lead(&self, at: ChildIndex, is_shown: bool) -> Result<(), NotIn> {
-        let (sim, thread) = (self.thread.sim, self.thread);
-        let umrs = sim.umrs();
-        let mut umr = umrs.get(thread);
-        let mut led = Err(NotIn::Busy(Pressure::Memory));
-        for _ in 0..=RETRIES {
-            // What is posted first comes first: under the lock, so do the states.
-            let is_locked = !sim.has(Mutant::KsmsPostedUnlocked);
-            self.data.lock.lock(thread);
-            let ksms = self.ksms_with(at, is_shown);
-            if !is_locked {
-                self.data.lock.unlock(thread);
-                thread.step();
-            }
-            sim.adapter.borrow().write(umr.buffer, &ksms);
-            let piece = Piece {
-                first: first_of_block(at).0 * xlt::KSM_LEN,
-                len: ksms.len(),
-            };
-            umrs.post(thread, &mut umr, self.data.mkey, piece);
-            if is_locked {
-                self.data.lock.unlock(thread);
-            }
-            led = match umrs.wait(thread, &umr, self.data.mkey) {
-                Err(UmrError::Flushed) => continue,
-                Err(UmrError::Failed) => Err(NotIn::Device),
-                Ok(()) => Ok(()),
-            };
-            break;
-        }
-        umrs.put(thread, &umr);
-        led
-    }
-
-    /// A child is shown from now on, or not: the KSMs around its own.
-    fn ksms_with(&self, at: ChildIndex, is_shown: bool) -> Vec<u8> {
-        let mut table = self.data.table.borrow_mut();
-        if let Some(child) = table.children.get_mut(&at.0) {
-            child.is_shown = is_shown;
-        }
-        let key_of = |at: ChildIndex| {
-            let child = table.children.get(&at.0).filter(|child| child.is_shown)?;
-            Some(child.mirror.as_ref()?.key().mkey)
-        };
-        let ParentData { layout, null, .. } = &*self.data;
-        let mut ksms = vec![0; xlt::KSM_BLOCK * xlt::KSM_LEN];
-        xlt::fill_ksms(&mut ksms, layout, first_of_block(at), *null, key_of);
-        if self.thread.sim.has(Mutant::UnalignedKsm) {
-            // Not where the child starts, but a page behind.
-            for ksm in ksms.chunks_exact_mut(xlt::KSM_LEN) {
-                ksm[14] |= 0x10;
-            }
-        }
-        ksms
-    }
-
     /// Makes the MR of a child.
     fn make_child(&self, at: ChildIndex) -> Result<Rc<Mirror>, NotIn> {
         let (sim, thread) = (self.thread.sim, self.thread);
@@ -143,9 +88,110 @@ impl Parent<'_> {
     }
 }
 
-/// The first child whose KSM a UMR writes together with that of `at`.
-fn first_of_block(at: ChildIndex) -> ChildIndex {
-    ChildIndex(at.0 & !(xlt::KSM_BLOCK - 1))
+/// The children, under the lock; what is not of the protocol may be done in between.
+pub(crate) struct Shown<'t> {
+    sim: &'t Sim,
+    data: Rc<ParentData>,
+}
+
+impl implicit::Children for Shown<'_> {
+    fn show(&mut self, at: ChildIndex, is_shown: bool) {
+        let mut table = self.data.table.borrow_mut();
+        if let Some(child) = table.children.get_mut(&at.0) {
+            child.is_shown = is_shown;
+            if is_shown && mem::replace(&mut child.was_shown, true) {
+                self.sim.coverage(|c| c.children_shown_again += 1);
+            }
+        }
+    }
+
+    fn shown(&self, at: ChildIndex) -> Option<Mkey> {
+        let table = self.data.table.borrow();
+        let child = table.children.get(&at.0).filter(|child| child.is_shown)?;
+        Some(child.mirror.as_ref()?.key().mkey)
+    }
+}
+
+/// A UMR, and what it is to write.
+pub(crate) struct KsmUmr {
+    umr: Umr,
+    ksms: [u8; xlt::KSM_BLOCK * xlt::KSM_LEN],
+}
+
+impl AsMut<[u8]> for KsmUmr {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.ksms
+    }
+}
+
+impl<'t> implicit::Parent for Parent<'t> {
+    type Children = Shown<'t>;
+    type Umr = KsmUmr;
+    type Error = NotIn;
+
+    fn layout(&self) -> &Layout {
+        &self.data.layout
+    }
+
+    fn null_key(&self) -> NullKey {
+        self.data.null
+    }
+
+    fn children<R>(&self, f: impl FnOnce(&mut Shown<'t>) -> R) -> R {
+        self.data.lock.lock(self.thread);
+        let result = f(&mut Shown {
+            sim: self.thread.sim,
+            data: Rc::clone(&self.data),
+        });
+        self.data.lock.unlock(self.thread);
+        result
+    }
+
+    fn umr(&self) -> KsmUmr {
+        KsmUmr {
+            umr: self.thread.sim.umrs().get(self.thread),
+            ksms: [0; xlt::KSM_BLOCK * xlt::KSM_LEN],
+        }
+    }
+
+    fn put(&self, umr: KsmUmr) {
+        self.thread.sim.umrs().put(self.thread, &umr.umr);
+    }
+
+    fn post(&self, umr: &mut KsmUmr, first: usize, len: usize) -> Result<(), NotIn> {
+        let (sim, thread) = (self.thread.sim, self.thread);
+        let is_unlocked = sim.has(Mutant::KsmsPostedUnlocked);
+        if is_unlocked {
+            self.data.lock.unlock(thread);
+            thread.step();
+        }
+        let ksms = &mut umr.ksms[..len];
+        if sim.has(Mutant::UnalignedKsm) {
+            // Not where the child starts, but a page behind.
+            for ksm in ksms.chunks_exact_mut(xlt::KSM_LEN) {
+                ksm[14] |= 0x10;
+            }
+        }
+        sim.adapter.borrow().write(umr.umr.buffer, ksms);
+        let piece = Piece { first, len };
+        sim.umrs().post(thread, &mut umr.umr, self.data.mkey, piece);
+        if is_unlocked {
+            self.data.lock.lock(thread);
+        }
+        Ok(())
+    }
+
+    fn settle(&self, umr: &KsmUmr) -> Result<(), UmrError> {
+        let umrs = self.thread.sim.umrs();
+        umrs.wait(self.thread, &umr.umr, self.data.mkey)
+    }
+
+    fn error(&self, error: UmrError) -> NotIn {
+        match error {
+            UmrError::Flushed => NotIn::Busy(Pressure::Memory),
+            UmrError::Failed => NotIn::Device,
+        }
+    }
 }
 
 impl Family for Parent<'_> {
@@ -220,17 +266,11 @@ impl Family for Parent<'_> {
     }
 
     fn show(&self, at: ChildIndex) -> Result<(), NotIn> {
-        // Its slot is busy.
-        let mut table = self.data.table.borrow_mut();
-        let child = table.children.get_mut(&at.0);
-        let is_again = child.is_some_and(|child| mem::replace(&mut child.was_shown, true));
-        drop(table);
-        (self.thread.sim).coverage(|c| c.children_shown_again += usize::from(is_again));
-        self.lead(at, true)
+        implicit::lead(self, at, true)
     }
 
     fn hide(&self, at: ChildIndex) -> Result<(), NotIn> {
-        self.lead(at, false)
+        implicit::lead(self, at, false)
     }
 
     fn destroy(&self, at: ChildIndex) {
