@@ -8,6 +8,9 @@ memory that is coherent with the device's). The benchmark among the tests, which
 gigabytes and judges nothing but that, is left out unless asked for: on a busy machine it takes
 longer than the two minutes that it gives itself, and C's module does not always survive
 that a test is killed.
+
+With --each every test has a module that was just loaded, C's first: the two devices' coherent
+memory is 256 MiB each, and once a module has used up its own, C's ends the kernel.
 """
 
 import argparse
@@ -81,6 +84,39 @@ def test(module, arguments, command):
     return found, done.stdout
 
 
+def listed(text):
+    """The tests that the program lists, each as fixture, variant, test."""
+    found, fixture, variants, tests = [], "", [], []
+    for line in [*text.splitlines(), "---"]:
+        if line.startswith("---"):
+            found += [(fixture, v, t) for v in variants for t in tests]
+            variants, tests = [], []
+        elif not line.startswith("#"):
+            # As it prints them: two columns, of 20 and of 25 characters.
+            fixture = line[:21].strip() or fixture
+            variants += line[21:47].split()
+            tests += line[47:].split()
+    return found
+
+
+def one_by_one(modules, arguments, program, without):
+    """Runs each test by itself on both modules; gives its name, both results, what ours said."""
+    done = subprocess.run([program, "-l"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, check=True)
+    names = listed(done.stdout)
+    for fixture, variant, name in names:
+        if name in without:
+            continue
+        others = {v for f, v, _ in names if f == fixture and v != variant}
+        # What is left out comes first: the first match decides.
+        command = [program, *(word for v in sorted(others) for word in ("-V", v)), "-t", name]
+        whole = f"{fixture}.{variant}.{name}"
+        (theirs, _), (ours, log) = (test(module, arguments, command) for module in modules)
+        if {whole} != theirs.keys() | ours.keys():
+            sys.exit(f"run_hmm.py: {command} ran {theirs} and {ours}")
+        yield whole, (theirs[whole], ours[whole]), log
+
+
 def said(log, name):
     """The lines that a test has said, from the one that says that it is run."""
     lines, inside = [], False
@@ -101,18 +137,32 @@ def main():
                                  "/modules/rust/hmm_dmirror_rust.ko"),
                         help="two modules that make /dev/hmm_dmirror* (%(default)s)")
     parser.add_argument("--benchmark", action="store_true", help="run the benchmark as well")
+    parser.add_argument("--each", action="store_true",
+                        help="load the modules for each test anew")
+    parser.add_argument("--without", action="append", default=[], metavar="TEST",
+                        help="leave this test out")
     parser.add_argument("arguments", nargs="*", help="NAME=VALUE for both modules")
     args = parser.parse_args()
-    command = [args.program] if args.benchmark else [args.program, "-T", BENCHMARK]
-    (theirs, _), (ours, log) = (test(module, args.arguments, command)
-                                for module in args.modules)
+    without = args.without if args.benchmark else [BENCHMARK, *args.without]
     results = conformance.Results()
-    for name in sorted(theirs.keys() | ours.keys()):
-        pair = theirs.get(name, "missing"), ours.get(name, "missing")
+
+    def compare(name, pair, log):
         results.emit("hmm", alike(*pair), case=name, c=pair[0], rust=pair[1],
                      detail=f"C {pair[0]}, ours {pair[1]}")
         if pair[1] == "fail":
             print("\n".join(said(log, name)), flush=True)
+
+    theirs, ours = {}, {}
+    if args.each:
+        for name, pair, log in one_by_one(args.modules, args.arguments, args.program, without):
+            theirs[name], ours[name] = pair
+            compare(name, pair, log)
+    else:
+        command = [args.program, *(word for name in without for word in ("-T", name))]
+        (theirs, _), (ours, log) = (test(module, args.arguments, command)
+                                    for module in args.modules)
+        for name in sorted(theirs.keys() | ours.keys()):
+            compare(name, (theirs.get(name, "missing"), ours.get(name, "missing")), log)
     both = counts(theirs), counts(ours)
     for side, count in zip(("C", "ours"), both):
         text = ", ".join(f"{count[word]} {word}" for word in WORDS)

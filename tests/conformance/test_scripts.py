@@ -74,6 +74,24 @@ ok 4 hmm.private.odd # XFAIL known
 # Totals: pass:1 fail:1 xfail:1 xpass:0 skip:1 error:0
 """
 
+    LIST = """\
+# [INFO] detected hugetlb page size: 2048 KiB
+# FIXTURE            VARIANT                   TEST
+global
+--------------------------------------------------------------------------------
+hmm                  hmm_device_private        open_close
+                     hmm_device_coherent       anon_read
+                                               anon_write
+--------------------------------------------------------------------------------
+hmm2                 hmm2_device_private       snapshot
+"""
+
+    def test_what_is_listed_is_found(self):
+        found = run_hmm.listed(self.LIST)
+        self.assertEqual(len(found), 7)
+        self.assertIn(("hmm", "hmm_device_coherent", "anon_write"), found)
+        self.assertEqual(found[-1], ("hmm2", "hmm2_device_private", "snapshot"))
+
     def test_results_are_read_and_counted_twice(self):
         found = run_hmm.parse(self.LOG)
         self.assertEqual(found, {"hmm.private.open_close": "pass", "hmm.private.odd": "fail",
