@@ -13,7 +13,7 @@ use mlx5_odp::{Driver, Found, FoundBy, NoRegion, Pressure, Report, Unsupported};
 
 use crate::bindings;
 use crate::event::Event;
-use crate::queue::Qp;
+use crate::queue::WorkQueue;
 use crate::region::{ImplicitMr, Mr};
 
 /// A device, and the event of it that is being served.
@@ -64,7 +64,7 @@ impl Device {
 impl Driver for Device {
     type Region<'a> = Mr<'a>;
     type Implicit<'a> = ImplicitMr<'a>;
-    type Queue<'a> = Qp<'a>;
+    type Queue<'a> = WorkQueue<'a>;
 
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         let mut mr = core::ptr::null_mut();
@@ -94,9 +94,9 @@ impl Driver for Device {
         }
     }
 
-    fn queue(&self, fault: &WqeFault) -> Option<Qp<'_>> {
+    fn queue(&self, fault: &WqeFault) -> Option<WorkQueue<'_>> {
         // SAFETY: The device is live, and a fault is served while it is.
-        unsafe { Qp::find(self.dev, fault.wq_number.into()) }
+        unsafe { WorkQueue::find(self.dev, fault) }
     }
 
     fn end_of_list(&self) -> Mkey {
@@ -127,9 +127,6 @@ impl Driver for Device {
         match report {
             Report::Unsupported(what) => self.warn(
                 match what {
-                    Unsupported::SharedReceiveQueue => {
-                        c"page faults of shared receive queues are not supported"
-                    }
                     Unsupported::IndirectKey => c"page faults of indirect keys are not supported",
                     Unsupported::RegionKind => c"page faults of dma-buf regions are not supported",
                     Unsupported::Transport => {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! Queue pairs, for reading the WQE that stalled.
+//! Queues, for reading the WQE that stalled.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use firmware_cmds::wqe::SendTransport;
+use firmware_cmds::{wqe::SendTransport, WqeFault, WqeFaultKind};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use mlx5_odp::{NoWqe, Queue};
@@ -13,63 +13,93 @@ use mlx5_odp::{NoWqe, Queue};
 use crate::bindings;
 use crate::device::Device;
 
-/// A queue pair.
+/// A queue that the fault path holds.
 ///
 /// # Invariants
 ///
-/// `qp` is live, and the value owns a reference on it. The device, whose it is, lives for `'a`.
-pub(crate) struct Qp<'a> {
-    qp: NonNull<bindings::mlx5_ib_qp>,
+/// The value owns a reference on the queue, whose device lives for `'a`.
+pub(crate) struct WorkQueue<'a> {
+    queue: Held,
     _device: PhantomData<&'a Device>,
 }
 
-impl Qp<'_> {
-    /// The queue pair of a number.
+enum Held {
+    Pair(NonNull<bindings::mlx5_ib_qp>),
+    Shared(NonNull<bindings::mlx5_ib_srq>),
+}
+
+impl WorkQueue<'_> {
+    /// The queue that a fault stalled.
     ///
     /// # Safety
     ///
     /// `dev` is live, and the value does not outlive it.
     pub(crate) unsafe fn find(
         dev: NonNull<bindings::mlx5_ib_dev>,
-        number: firmware_cmds::Qpn,
+        fault: &WqeFault,
     ) -> Option<Self> {
-        // SAFETY: `dev` is live. The call takes a reference.
-        let qp = unsafe { bindings::mlx5r_odp_get_qp(dev.as_ptr(), number.get()) };
+        let (dev, number) = (dev.as_ptr(), fault.wq_number.get());
+        // SAFETY: `dev` is live. The calls take a reference.
+        let queue = unsafe {
+            match fault.kind {
+                WqeFaultKind::SharedReceive => {
+                    NonNull::new(bindings::mlx5r_odp_get_srq(dev, number)).map(Held::Shared)
+                }
+                _ => NonNull::new(bindings::mlx5r_odp_get_qp(dev, number)).map(Held::Pair),
+            }
+        };
         // INVARIANT: As just said.
         Some(Self {
-            qp: NonNull::new(qp)?,
+            queue: queue?,
             _device: PhantomData,
         })
     }
 
-    fn read(&self, sq: bool, index: u16) -> Result<Wqe, NoWqe> {
-        // What a WQE can be long at most, and more than any is.
-        let mut bytes = KVec::from_elem(0u8, PAGE_SIZE, GFP_KERNEL).map_err(|_| NoWqe::Memory)?;
-        let mut copied = 0;
-        // SAFETY: The queue pair is live, and `bytes` is as long as is said.
-        let result = unsafe {
-            let buffer = bytes.as_mut_ptr().cast();
-            if sq {
-                bindings::mlx5r_odp_read_sq(self.qp.as_ptr(), index, buffer, PAGE_SIZE, &mut copied)
-            } else {
-                bindings::mlx5r_odp_read_rq(self.qp.as_ptr(), index, buffer, PAGE_SIZE, &mut copied)
-            }
-        };
-        kernel::error::to_result(result).map_err(|_| NoWqe::Unreadable)?;
-        bytes.truncate(copied);
-        Ok(Wqe(bytes))
+    /// A queue pair, which alone has a send queue.
+    fn pair(&self) -> Option<*mut bindings::mlx5_ib_qp> {
+        match self.queue {
+            Held::Pair(qp) => Some(qp.as_ptr()),
+            Held::Shared(_) => None,
+        }
     }
 }
 
-impl Drop for Qp<'_> {
+impl Drop for WorkQueue<'_> {
     fn drop(&mut self) {
         // SAFETY: The value owns a reference.
-        unsafe { bindings::mlx5r_odp_put_qp(self.qp.as_ptr()) };
+        unsafe {
+            match self.queue {
+                Held::Pair(qp) => bindings::mlx5r_odp_put_qp(qp.as_ptr()),
+                Held::Shared(srq) => bindings::mlx5r_odp_put_srq(srq.as_ptr()),
+            }
+        }
     }
 }
 
 /// A copy of a WQE.
 pub(crate) struct Wqe(KVec<u8>);
+
+impl Wqe {
+    /// What `read` copies into a buffer of so many bytes; it returns 0 and how many it has copied.
+    fn read(read: impl FnOnce(*mut c_void, usize, *mut usize) -> c_int) -> Result<Self, NoWqe> {
+        // What a WQE can be long at most, and more than any is.
+        let mut bytes = KVec::from_elem(0u8, PAGE_SIZE, GFP_KERNEL).map_err(|_| NoWqe::Memory)?;
+        let mut copied = 0;
+        let status = read(bytes.as_mut_ptr().cast(), PAGE_SIZE, &mut copied);
+        kernel::error::to_result(status).map_err(|_| NoWqe::Unreadable)?;
+        bytes.truncate(copied);
+        Ok(Self(bytes))
+    }
+
+    /// Of a queue whose WQEs are so long.
+    fn exactly(mut self, len: usize) -> Result<Self, NoWqe> {
+        if self.0.len() < len {
+            return Err(NoWqe::Unreadable);
+        }
+        self.0.truncate(len);
+        Ok(self)
+    }
+}
 
 impl AsRef<[u8]> for Wqe {
     fn as_ref(&self) -> &[u8] {
@@ -77,12 +107,12 @@ impl AsRef<[u8]> for Wqe {
     }
 }
 
-impl Queue for Qp<'_> {
+impl Queue for WorkQueue<'_> {
     type Wqe = Wqe;
 
     fn transport(&self) -> Option<SendTransport> {
         // SAFETY: The queue pair is live.
-        match unsafe { bindings::mlx5r_odp_qp_transport(self.qp.as_ptr()) } {
+        match unsafe { bindings::mlx5r_odp_qp_transport(self.pair()?) } {
             bindings::mlx5r_odp_transport_MLX5R_ODP_CONNECTED => Some(SendTransport::Connected),
             bindings::mlx5r_odp_transport_MLX5R_ODP_XRC_INITIATOR => {
                 Some(SendTransport::XrcInitiator)
@@ -94,21 +124,36 @@ impl Queue for Qp<'_> {
 
     fn receive_signature(&self) -> bool {
         // SAFETY: The queue pair is live.
-        unsafe { bindings::mlx5r_odp_qp_signature(self.qp.as_ptr()) }
+        self.pair()
+            .is_some_and(|qp| unsafe { bindings::mlx5r_odp_qp_signature(qp) })
     }
 
     fn read_send(&self, index: u16) -> Result<Wqe, NoWqe> {
-        self.read(true, index)
+        let qp = self.pair().ok_or(NoWqe::Unreadable)?;
+        // SAFETY: The queue pair is live, and the buffer as long as is said.
+        Wqe::read(|buffer, len, copied| unsafe {
+            bindings::mlx5r_odp_read_sq(qp, index, buffer, len, copied)
+        })
     }
 
     fn read_receive(&self, index: u16) -> Result<Wqe, NoWqe> {
-        let mut wqe = self.read(false, index)?;
-        // SAFETY: The queue pair is live.
-        let len = unsafe { bindings::mlx5r_odp_recv_wqe_size(self.qp.as_ptr()) };
-        if wqe.0.len() < len {
-            return Err(NoWqe::Unreadable);
-        }
-        wqe.0.truncate(len);
-        Ok(wqe)
+        // SAFETY: The queue is live, and the buffer as long as is said.
+        let wqe = Wqe::read(|buffer, len, copied| unsafe {
+            match self.queue {
+                Held::Pair(qp) => {
+                    bindings::mlx5r_odp_read_rq(qp.as_ptr(), index, buffer, len, copied)
+                }
+                Held::Shared(srq) => {
+                    bindings::mlx5r_odp_read_srq(srq.as_ptr(), index, buffer, len, copied)
+                }
+            }
+        })?;
+        // SAFETY: The queue is live.
+        wqe.exactly(unsafe {
+            match self.queue {
+                Held::Pair(qp) => bindings::mlx5r_odp_rq_wqe_size(qp.as_ptr()),
+                Held::Shared(srq) => bindings::mlx5r_odp_srq_wqe_size(srq.as_ptr()),
+            }
+        })
     }
 }

@@ -51,14 +51,10 @@ static const struct ib_device_ops odp_ops = {
 	.advise_mr = mlx5_ib_advise_mr,
 };
 
-/*
- * What internal_fill_odp_caps() fills in, less what is not served: in the transport
- * scheme shared receive queues.
- */
+/* What internal_fill_odp_caps() fills in. */
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev, u8 ksm_shift)
 {
 	struct ib_odp_caps *caps = &dev->odp_caps;
-	u32 srq = IB_ODP_SUPPORT_SRQ_RECV;
 
 	memset(caps, 0, sizeof(*caps));
 
@@ -88,12 +84,6 @@ void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev, u8 ksm_shift)
 		ODP_CAP(dev, xrc, atomic, ATOMIC) |
 		ODP_CAP(dev, xrc, srq_receive, SRQ_RECV);
 
-	if (!MLX5_CAP_ODP(dev->mdev, mem_page_fault)) {
-		caps->per_transport_caps.ud_odp_caps &= ~srq;
-		caps->per_transport_caps.rc_odp_caps &= ~srq;
-		caps->per_transport_caps.xrc_odp_caps &= ~srq;
-	}
-
 	if (MLX5_CAP_GEN(dev->mdev, fixed_buffer_size) &&
 	    MLX5_CAP_GEN(dev->mdev, null_mkey) &&
 	    MLX5_CAP_GEN(dev->mdev, umr_extended_translation_offset) &&
@@ -111,7 +101,7 @@ bool mlx5r_odp_supported(struct mlx5_ib_dev *dev)
 	return dev->odp_caps.general_caps & IB_ODP_SUPPORT;
 }
 
-/* --- Queue pairs -------------------------------------------------------------- */
+/* --- Queues ------------------------------------------------------------------- */
 
 struct mlx5_ib_qp *mlx5r_odp_get_qp(struct mlx5_ib_dev *dev, u32 number)
 {
@@ -153,7 +143,7 @@ bool mlx5r_odp_qp_signature(struct mlx5_ib_qp *qp)
 	return qp->flags_en & MLX5_QP_FLAG_SIGNATURE;
 }
 
-size_t mlx5r_odp_recv_wqe_size(struct mlx5_ib_qp *qp)
+size_t mlx5r_odp_rq_wqe_size(struct mlx5_ib_qp *qp)
 {
 	return 1UL << qp->rq.wqe_shift;
 }
@@ -168,6 +158,32 @@ int mlx5r_odp_read_rq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
 		      size_t len, size_t *copied)
 {
 	return mlx5_ib_read_wqe_rq(qp, index, buffer, len, copied);
+}
+
+struct mlx5_ib_srq *mlx5r_odp_get_srq(struct mlx5_ib_dev *dev, u32 number)
+{
+	struct mlx5_core_srq *srq = mlx5_cmd_get_srq(dev, number);
+
+	return srq ? to_mibsrq(srq) : NULL;
+}
+
+void mlx5r_odp_put_srq(struct mlx5_ib_srq *srq)
+{
+	mlx5_core_res_put(&srq->msrq.common);
+}
+
+size_t mlx5r_odp_srq_wqe_size(struct mlx5_ib_srq *srq)
+{
+	return 1UL << srq->msrq.wqe_shift;
+}
+
+int mlx5r_odp_read_srq(struct mlx5_ib_srq *srq, u16 index, void *buffer,
+		       size_t len, size_t *copied)
+{
+	if (srq->msrq.common.res != MLX5_RES_SRQ &&
+	    srq->msrq.common.res != MLX5_RES_XSRQ)
+		return -EOPNOTSUPP;
+	return mlx5_ib_read_wqe_srq(srq, index, buffer, len, copied);
 }
 
 /* --- Page faults ------------------------------------------------------------------ */

@@ -16,6 +16,7 @@ struct mlx5_core_dev;
 struct mlx5_ib_dev;
 struct mlx5_ib_mr;
 struct mlx5_ib_qp;
+struct mlx5_ib_srq;
 
 /* --- Keys and regions ------------------------------------------------------ */
 
@@ -95,7 +96,7 @@ void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev, u8 ksm_shift);
 bool mlx5r_odp_supported(struct mlx5_ib_dev *dev);
 
-/* --- Queue pairs -------------------------------------------------------------- */
+/* --- Queues ------------------------------------------------------------------- */
 
 enum mlx5r_odp_transport {
 	MLX5R_ODP_CONNECTED,
@@ -108,11 +109,18 @@ struct mlx5_ib_qp *mlx5r_odp_get_qp(struct mlx5_ib_dev *dev, u32 number);
 void mlx5r_odp_put_qp(struct mlx5_ib_qp *qp);
 enum mlx5r_odp_transport mlx5r_odp_qp_transport(struct mlx5_ib_qp *qp);
 bool mlx5r_odp_qp_signature(struct mlx5_ib_qp *qp);
-size_t mlx5r_odp_recv_wqe_size(struct mlx5_ib_qp *qp);
+size_t mlx5r_odp_rq_wqe_size(struct mlx5_ib_qp *qp);
 int mlx5r_odp_read_sq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
 		      size_t len, size_t *copied);
 int mlx5r_odp_read_rq(struct mlx5_ib_qp *qp, u16 index, void *buffer,
 		      size_t len, size_t *copied);
+
+/* Of XRC as well. */
+struct mlx5_ib_srq *mlx5r_odp_get_srq(struct mlx5_ib_dev *dev, u32 number);
+void mlx5r_odp_put_srq(struct mlx5_ib_srq *srq);
+size_t mlx5r_odp_srq_wqe_size(struct mlx5_ib_srq *srq);
+int mlx5r_odp_read_srq(struct mlx5_ib_srq *srq, u16 index, void *buffer,
+		       size_t len, size_t *copied);
 
 /* --- Page faults ------------------------------------------------------------------ */
 

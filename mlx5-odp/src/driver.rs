@@ -45,8 +45,6 @@ pub enum NoRegion {
 /// What is known to exist and not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// A WQE of a shared receive queue.
-    SharedReceiveQueue,
     /// A memory window or another key that refers to keys.
     IndirectKey,
     /// A dma-buf.
@@ -80,15 +78,15 @@ pub enum NoWqe {
     Unreadable,
 }
 
-/// A queue pair, kept alive by the value.
+/// A queue pair or a shared receive queue, kept alive by the value.
 pub trait Queue {
     /// A WQE's bytes.
     type Wqe: AsRef<[u8]>;
 
-    /// How its send WQEs begin; `None` if that is not known.
+    /// How its send WQEs begin; `None` if that is not known, or it has none.
     fn transport(&self) -> Option<SendTransport>;
 
-    /// Whether receive WQEs start with a signature.
+    /// Whether receive WQEs start with a signature; those of a shared queue never do.
     fn receive_signature(&self) -> bool;
 
     /// Reads the send WQE that starts at block `index`, as much of it as its control segment says
@@ -133,7 +131,9 @@ pub trait Driver {
     /// See [`NoRegion`].
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion>;
 
-    /// Finds and holds the queue pair that a fault stalled; `None` if it is gone.
+    /// Finds and holds the queue that a fault stalled: a shared one for
+    /// [`SharedReceive`](firmware_cmds::WqeFaultKind::SharedReceive), else a queue pair. `None` if it
+    /// is gone.
     fn queue(&self, fault: &WqeFault) -> Option<Self::Queue<'_>>;
 
     /// The key that ends a receive WQE's scatter list.

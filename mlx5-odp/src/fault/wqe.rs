@@ -5,8 +5,8 @@
 //! The event names the WQE only, so it is read back and every segment that is not done yet is
 //! brought in.
 
-use firmware_cmds::wqe::{DataSeg, RecvSges, SendWqe, Sge};
-use firmware_cmds::{Error, WqeFault, WqeFaultKind};
+use firmware_cmds::wqe::{DataSeg, RecvSges, SendWqe, Sge, SrqNextSeg};
+use firmware_cmds::{Error, Wire, WqeFault, WqeFaultKind};
 
 use super::{answer, demand_all, demand_of_key};
 use crate::bring_in::{Asked, NotIn};
@@ -15,10 +15,6 @@ use crate::region::Pressure;
 use crate::stall::Stall;
 
 pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, number: u32, stall: Stall<'_, D>) {
-    if fault.kind == WqeFaultKind::SharedReceive {
-        driver.report(Report::Unsupported(Unsupported::SharedReceiveQueue));
-        return stall.fail();
-    }
     let Some(queue) = driver.queue(fault) else {
         // Its stalled accesses went with it, and its number may be another queue's by now.
         return stall.forget();
@@ -73,11 +69,18 @@ fn bring_in_receive<D: Driver>(
         return Err(NotIn::Invalid);
     }
     let bytes = queue.read_receive(fault.wqe_index).map_err(unread)?;
+    let list = match fault.kind {
+        WqeFaultKind::SharedReceive => {
+            SrqNextSeg::parse_prefix(bytes.as_ref()).map(|(_, list)| list)
+        }
+        _ => Ok(bytes.as_ref()),
+    };
+    let list = list.map_err(|e| malformed(driver, e))?;
 
     let asked = Asked::by_event(number, Intent::of(fault.kind.is_write()));
     demand_all(asked, |asked| {
         let mut walk = Walk::new(driver, fault, asked);
-        for data in RecvSges::new(bytes.as_ref(), driver.end_of_list()) {
+        for data in RecvSges::new(list, driver.end_of_list()) {
             walk.data(&data.map_err(|e| malformed(driver, e))?)?;
         }
         walk.end()

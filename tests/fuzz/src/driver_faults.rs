@@ -7,7 +7,7 @@
 //! the process has, and nothing is left when the regions are gone.
 
 use firmware_cmds::wqe::SendTransport;
-use firmware_cmds::{Eqe, Mkey, PageFault, Wire, WqeFault, WqeFaultKind};
+use firmware_cmds::{Eqe, Mkey, PageFault, Wire, WqeFault};
 use mlx5_odp::{NoWqe, Unsupported};
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,7 @@ fn owed(model: &Model, eqe: &Eqe) -> usize {
     let owed = match PageFault::from_eqe(eqe) {
         Ok(PageFault::Memory(fault)) => fault.last,
         Ok(PageFault::Rdma(_)) => true,
-        Ok(PageFault::Wqe(fault)) => fault.kind == WqeFaultKind::SharedReceive || known(&fault),
+        Ok(PageFault::Wqe(fault)) => known(&fault),
         Err(error) => error.fault_token().is_some(),
     };
     usize::from(owed)

@@ -38,10 +38,8 @@ def cases():
             path = f"/tmp/{name}-{scheme}.jsonl"
             kept.append(path)
             with open(path, "w", encoding="utf-8") as keep, bed.Stack(name, scheme) as stack:
-                # Ours serves shared receive queues in the memory scheme only.
-                shared = [["odp_srq"]] if scheme == "memory" else []
                 for program, *options in (["odp_bad_input"], ["odp_bad_input", "--implicit"],
-                                          ["odp_kill"], *shared,
+                                          ["odp_kill"], ["odp_srq"],
                                           ["odp_fault_shapes", "--scheme", scheme],
                             ["odp_implicit"], ["odp_advise"]):
                     stack.lines(program, conformance.program(program), "--dev", stack.dev,
