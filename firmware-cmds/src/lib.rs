@@ -66,6 +66,7 @@
 pub mod cmd;
 pub mod eqe;
 pub mod handle;
+pub mod indirect;
 pub mod mkc;
 pub mod mkey;
 pub mod page_fault;
@@ -81,6 +82,7 @@ pub use handle::{
     Cqn, DmaAddr, Eqn, Iova, MemoryToken, Mkey, MkeyIndex, MkeyVariant, Pdn, Qpn, Srqn, Tdn,
     TransportToken, Uar, WqNumber, Xrcdn,
 };
+pub use indirect::{Piece, Pieces};
 pub use mkc::{Access, AccessMode, LogPageSize, Mkc};
 pub use page_fault::{MemoryFault, PageFault, PageFaultError, RdmaFault, WqeFault, WqeFaultKind};
 pub use resume::{FaultToken, PageFaultResume, Scheme};

@@ -169,7 +169,7 @@ impl Wire for CreateMkeyOut {
 #[bitfield(u32, order = Msb, repr = U32, from = U32::new, into = U32::get)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 pub struct QueryMkeyFlags {
-    /// Also return the first translation entries.
+    /// As [`CreateMkeyFlags::pg_access`]. Linux never sets it.
     pub pg_access: bool,
     #[bits(31)]
     __: u32,
@@ -194,7 +194,8 @@ pub struct QueryMkeyIn {
     pub uid: u16,
     /// Which key.
     pub mkey_index: MkeyIndex,
-    /// Also return the first translation entries.
+    /// As [`CreateMkeyIn::pg_access`]. Linux never sets it, and finds the entries of a key that
+    /// refers to keys all the same (kernel: `odp.c:pagefault_single_data_segment`).
     pub pg_access: bool,
 }
 

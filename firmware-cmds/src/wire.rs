@@ -109,4 +109,6 @@ pub enum Error {
     Inline,
     /// What a translation entry that is no head of a strided block has in place of its mark.
     StrideBlock(u32),
+    /// A translation list that does not hold what an access needs, or contradicts itself.
+    Xlt,
 }

@@ -4,7 +4,8 @@
 
 mod survives;
 
-use firmware_cmds::EventType;
+use firmware_cmds::mkey::QueryMkeyOut;
+use firmware_cmds::{AccessMode, EventType, LogPageSize, Mkc, OutHeader, StrideBlock, Wire};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -75,5 +76,33 @@ proptest! {
     #[test]
     fn receive_wqes(bytes in vec(any::<u8>(), 0..300), key in any::<u32>()) {
         survives::receive_wqes(&bytes, key);
+    }
+
+    /// Of a key that refers to others and starts at 0; its list is any.
+    #[test]
+    fn indirect(
+        list in vec(any::<u8>(), 0..100),
+        ksm: bool,
+        block: bool,
+        log_page: u8,
+        at: u16,
+        len: u16,
+    ) {
+        let key = QueryMkeyOut {
+            header: OutHeader::OK,
+            mkc: Mkc {
+                access_mode: if ksm { AccessMode::Ksm } else { AccessMode::Klms },
+                length64: true,
+                log_page_size: LogPageSize::truncate(log_page),
+                ..Mkc::default()
+            },
+        };
+        let mut bytes = vec![0; QueryMkeyOut::LEN];
+        key.emit(&mut bytes).unwrap();
+        bytes.extend(list);
+        if let Some(op) = bytes.get_mut(0x114..0x118).filter(|_| block) {
+            op.copy_from_slice(&StrideBlock::OP.to_be_bytes());
+        }
+        survives::indirect(&bytes, at.into(), len.into());
     }
 }

@@ -13,8 +13,8 @@ use firmware_cmds::wqe::{
     SrqNextSeg, XrcSeg,
 };
 use firmware_cmds::{
-    Eqe, EventType, InHeader, Klm, Ksm, Mkc, Mkey, Mtt, OutHeader, PageFault, PageFaultResume,
-    Scheme, Stride, StrideBlock, Wire,
+    Eqe, EventType, InHeader, Iova, Klm, Ksm, Mkc, Mkey, Mtt, OutHeader, PageFault,
+    PageFaultResume, Pieces, Scheme, Stride, StrideBlock, Wire,
 };
 
 /// Reads `bytes` as `T`; what is accepted must come back the same from the bytes it writes.
@@ -154,4 +154,26 @@ pub(crate) fn send_wqes(bytes: &[u8]) {
 pub(crate) fn receive_wqes(bytes: &[u8], end_of_list: u32) {
     let list = RecvSges::new(bytes, Mkey::new(end_of_list));
     assert!(list.count() <= bytes.len().div_ceil(16));
+}
+
+/// What QUERY_MKEY returns of a key, and an access to that key. It may come to more pieces than
+/// anybody waits for, but to no more bytes than it has.
+pub(crate) fn indirect(bytes: &[u8], at: u64, len: u64) {
+    let Ok((key, list)) = QueryMkeyOut::parse_prefix(bytes) else {
+        return;
+    };
+    let Some(mut pieces) = Pieces::new(&key.mkc, Iova::new(at), len) else {
+        return;
+    };
+    let mut left = len;
+    for _ in 0..1000 {
+        match pieces.next(list) {
+            Ok(Some(piece)) => {
+                assert!((1..=left).contains(&piece.bytes));
+                left -= piece.bytes;
+            }
+            Ok(None) => return assert_eq!(left, 0),
+            Err(_) => return,
+        }
+    }
 }
