@@ -104,7 +104,9 @@ fn query_mkey(device: &mut Device, input: &[u8], output: &mut [u8]) -> CmdResult
         mkc: mkey.mkc,
     };
     out.emit(output).map_err(|_| CmdStatus::BadOutpLen)?;
-    if query.pg_access {
+    // Linux asks for the entries of a window without it (`odp.c:pagefault_single_data_segment`).
+    let indirect = matches!(mkey.mkc.access_mode, AccessMode::Klms | AccessMode::Ksm);
+    if query.pg_access || indirect {
         mkey.xlt.read_into(&mut output[QueryMkeyOut::LEN..]);
     }
     Ok(())

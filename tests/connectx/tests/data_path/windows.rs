@@ -2,6 +2,7 @@
 
 //! Memory windows and indirect keys: UMRs on a user's QP, as libmlx5 posts them.
 
+use firmware_cmds::mkey::{QueryMkeyIn, QueryMkeyOut};
 use firmware_cmds::umr::{MkeyMask, UmrCtrlSeg, UmrFlags};
 use firmware_cmds::wqe::WqeOpcode;
 use firmware_cmds::{
@@ -162,6 +163,20 @@ fn ends(rig: &mut Rig) -> Vec<(u8, u8)> {
     done.iter().map(|c| (c.opcode, c.syndrome)).collect()
 }
 
+/// QUERY_MKEY as Linux asks it, with room for four entries.
+fn query(rig: &mut Rig, key: Mkey) -> (QueryMkeyOut, Vec<Klm>) {
+    let query = QueryMkeyIn {
+        mkey_index: key.index(),
+        ..QueryMkeyIn::default()
+    };
+    let out = rig.command(&emit(&query, QueryMkeyIn::LEN), QueryMkeyOut::LEN + 64);
+    let (key, list) = QueryMkeyOut::parse_prefix(&out).unwrap();
+    let entries = list
+        .chunks(Klm::LEN)
+        .map(|entry| Klm::parse(entry).unwrap());
+    (key, entries.collect())
+}
+
 /// Takes a key back (`IBV_WR_LOCAL_INV`).
 fn invalidate(rig: &mut Rig, qp: &mut TestQp, key: Mkey) -> Vec<(u8, u8)> {
     let nothing = Binding {
@@ -220,6 +235,30 @@ fn a_window_of_type_1_opens_to_a_peer_what_its_region_does_not() {
     assert_eq!(bind(&mut rig, &mut b, &none), [SUCCESS]);
     assert_eq!(write(&mut rig, &mut a, second.key(), VA), REMOTE_ACCESS);
     assert_eq!(rig.device.counters.user_umr_wqes, 3);
+    assert!(rig.violations().is_empty());
+}
+
+/// A driver asks what a window refers to when a page behind it is missing.
+#[test]
+fn the_entries_of_a_window_are_told_and_those_of_a_region_are_not() {
+    let mut rig = Rig::new(Scheme::Transport);
+    let (_a, mut b) = rig.rc_pair();
+    let (mw, mr) = (window(&mut rig, false), region(&mut rig));
+    let binding = Binding {
+        va: VA + 0x64,
+        ..Binding::new(mw, &mr, false)
+    };
+    assert_eq!(bind(&mut rig, &mut b, &binding), [SUCCESS]);
+    let (key, list) = query(&mut rig, binding.key());
+    assert_eq!(key.mkc.start_addr, Iova::new(VA + 0x64));
+    let klm = Klm {
+        bcount: 0x2000,
+        key: mr.key,
+        va: Iova::new(VA + 0x64),
+    };
+    let none = Klm::default();
+    assert_eq!(list, [klm, none, none, none]);
+    assert_eq!(query(&mut rig, mr.key).1, [none; 4]);
     assert!(rig.violations().is_empty());
 }
 
