@@ -33,8 +33,8 @@ macro_rules! opaque {
 
 opaque! {
     ib_pd
-    mlx5_core_dev mlx5_eq mlx5_eqe mlx5_ib_dev mlx5_ib_mr mlx5_ib_pd mlx5_ib_pf_eq
-    mlx5_ib_qp mlx5_irq
+    mlx5_core_dev mlx5_eq mlx5_eqe mlx5_ib_dev mlx5_ib_mkey mlx5_ib_mr mlx5_ib_pd mlx5_ib_pf_eq
+    mlx5_ib_qp mlx5_ib_srq mlx5_irq
 }
 
 include!(concat!(env!("MLX5_ODP_BUILD"), "/mlx5_ib_bindings.rs"));

@@ -9,10 +9,11 @@ use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 use kernel_ext::mempool::PoolBox;
-use mlx5_odp::{Driver, Found, FoundBy, NoRegion, Pressure, Report, Unsupported};
+use mlx5_odp::{Driver, Found, FoundBy, NoQuery, NoRegion, Pressure, Report, Unsupported};
 
 use crate::bindings;
 use crate::event::Event;
+use crate::indirect::{IndirectKey, Query};
 use crate::queue::WorkQueue;
 use crate::region::{ImplicitMr, Mr};
 
@@ -65,6 +66,7 @@ impl Driver for Device {
     type Region<'a> = Mr<'a>;
     type Implicit<'a> = ImplicitMr<'a>;
     type Queue<'a> = WorkQueue<'a>;
+    type Query = Query;
 
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         let mut mr = core::ptr::null_mut();
@@ -84,14 +86,23 @@ impl Driver for Device {
                 Ok(Found::Implicit(unsafe { ImplicitMr::adopt(mr) }))
             }
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_STALE => Err(NoRegion::Stale),
-            bindings::mlx5r_odp_key_MLX5R_ODP_KEY_INDIRECT => {
-                Err(NoRegion::Unsupported(Unsupported::IndirectKey))
-            }
+            bindings::mlx5r_odp_key_MLX5R_ODP_KEY_INDIRECT => Err(NoRegion::Indirect),
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_OTHER => {
                 Err(NoRegion::Unsupported(Unsupported::RegionKind))
             }
             _ => Err(NoRegion::NotOdp),
         }
+    }
+
+    fn query(&self, mkey: Mkey) -> Result<Query, NoQuery> {
+        // SAFETY: The device is live for as long as the value.
+        let key = unsafe { IndirectKey::find(self.dev, mkey) };
+        key.ok_or(NoQuery::Gone)?.query()
+    }
+
+    fn max_indirection(&self) -> u8 {
+        // SAFETY: The device is live.
+        unsafe { bindings::mlx5r_odp_max_indirection(self.dev.as_ptr()) }
     }
 
     fn queue(&self, fault: &WqeFault) -> Option<WorkQueue<'_>> {
@@ -127,8 +138,10 @@ impl Driver for Device {
         match report {
             Report::Unsupported(what) => self.warn(
                 match what {
-                    Unsupported::IndirectKey => c"page faults of indirect keys are not supported",
                     Unsupported::RegionKind => c"page faults of dma-buf regions are not supported",
+                    Unsupported::Pieces => {
+                        c"page faults of accesses in so many pieces are not supported"
+                    }
                     Unsupported::Transport => {
                         c"page faults of this type of queue pair are not supported"
                     }
@@ -140,6 +153,7 @@ impl Driver for Device {
             ),
             Report::Event(_) => self.warn(c"page-fault event that cannot be decoded", 0),
             Report::Wqe(_) => self.warn(c"WQE that cannot be decoded", 0),
+            Report::Key(_) => self.warn(c"key whose entries cannot be made out", 0),
             Report::Update(mkey) => self.warn(c"translations could not be updated", mkey.get()),
         }
     }

@@ -14,6 +14,7 @@ mod dma;
 mod eq;
 mod event;
 mod implicit;
+mod indirect;
 mod mirror;
 mod queue;
 mod region;

@@ -14,6 +14,7 @@ struct ib_pd;
 struct ib_umem_odp;
 struct mlx5_core_dev;
 struct mlx5_ib_dev;
+struct mlx5_ib_mkey;
 struct mlx5_ib_mr;
 struct mlx5_ib_qp;
 struct mlx5_ib_srq;
@@ -29,7 +30,7 @@ enum mlx5r_odp_key {
 	MLX5R_ODP_KEY_MR,
 	/* An implicit MR, by its own key or one below it; its reference has been taken. */
 	MLX5R_ODP_KEY_IMPLICIT,
-	/* A key that refers to keys. */
+	/* A key that refers to keys: mlx5r_odp_get_indirect(). */
 	MLX5R_ODP_KEY_INDIRECT,
 	/* Any other region: dma-buf. */
 	MLX5R_ODP_KEY_OTHER,
@@ -43,6 +44,11 @@ int mlx5r_odp_get_prefetchable(struct ib_pd *pd, bool write, u32 key,
 /* False if its destruction has begun. */
 bool mlx5r_odp_hold_mr(struct mlx5_ib_mr *mr);
 void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr);
+/* Its reference taken, and how many entries it has room for; NULL if it is none. */
+struct mlx5_ib_mkey *mlx5r_odp_get_indirect(struct mlx5_ib_dev *dev, u32 key,
+					    u32 *entries);
+void mlx5r_odp_put_indirect(struct mlx5_ib_mkey *mkey);
+u8 mlx5r_odp_max_indirection(struct mlx5_ib_dev *dev);
 bool mlx5r_odp_is_closing(struct mlx5_ib_mr *mr);
 bool mlx5r_odp_is_implicit(struct mlx5_ib_mr *mr);
 u32 mlx5r_odp_mkey(struct mlx5_ib_mr *mr);

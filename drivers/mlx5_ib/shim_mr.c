@@ -110,6 +110,34 @@ void mlx5r_odp_put_mr(struct mlx5_ib_mr *mr)
 	mlx5r_deref_odp_mkey(&mr->mmkey);
 }
 
+struct mlx5_ib_mkey *mlx5r_odp_get_indirect(struct mlx5_ib_dev *dev, u32 key,
+					    u32 *entries)
+{
+	struct mlx5_ib_mkey *mkey;
+	struct mlx5_ib_mr *mr;
+
+	xa_lock(&dev->odp_mkeys);
+	mkey = xa_load(&dev->odp_mkeys, mlx5_base_mkey(key));
+	if (kind_of(mkey, key, &mr) == MLX5R_ODP_KEY_INDIRECT) {
+		refcount_inc(&mkey->usecount);
+		*entries = mkey->ndescs;
+	} else {
+		mkey = NULL;
+	}
+	xa_unlock(&dev->odp_mkeys);
+	return mkey;
+}
+
+void mlx5r_odp_put_indirect(struct mlx5_ib_mkey *mkey)
+{
+	mlx5r_deref_odp_mkey(mkey);
+}
+
+u8 mlx5r_odp_max_indirection(struct mlx5_ib_dev *dev)
+{
+	return MLX5_CAP_GEN(dev->mdev, max_indirection);
+}
+
 bool mlx5r_odp_is_closing(struct mlx5_ib_mr *mr)
 {
 	struct mlx5_ib_mr *known = mr->parent ?: mr;

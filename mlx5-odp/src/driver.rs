@@ -38,6 +38,8 @@ pub enum NoRegion {
     NotOdp,
     /// The index is in use, with another variant.
     Stale,
+    /// It refers to other keys: [`Driver::query`].
+    Indirect,
     /// It is of a kind that this driver does not serve.
     Unsupported(Unsupported),
 }
@@ -45,10 +47,10 @@ pub enum NoRegion {
 /// What is known to exist and not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// A memory window or another key that refers to keys.
-    IndirectKey,
     /// A dma-buf.
     RegionKind,
+    /// An access that keys which refer to keys cut into so many pieces.
+    Pieces,
     /// Send WQEs of this transport.
     Transport,
     /// Receive WQEs with signatures.
@@ -65,8 +67,21 @@ pub enum Report {
     Event(PageFaultError),
     /// The WQE cannot be read or made out; the access fails.
     Wqe(firmware_cmds::Error),
+    /// What a key refers to cannot be made out; the access fails.
+    Key(firmware_cmds::Error),
     /// The device did not take a table update; the access fails.
     Update(Mkey),
+}
+
+/// A key could not be queried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoQuery {
+    /// It was destroyed meanwhile.
+    Gone,
+    /// No memory for what it refers to.
+    Memory,
+    /// The device did not say.
+    Failed,
 }
 
 /// A WQE could not be read.
@@ -122,6 +137,8 @@ pub trait Driver {
     type Queue<'a>: Queue
     where
         Self: 'a;
+    /// See [`Driver::query`].
+    type Query: AsRef<[u8]>;
 
     /// Finds and holds what a key leads to. An implicit MR is found by its own key and, in the memory
     /// scheme, by those of its children and its null key.
@@ -130,6 +147,17 @@ pub trait Driver {
     ///
     /// See [`NoRegion`].
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion>;
+
+    /// Asks the device what a key refers to: the output of QUERY_MKEY, a
+    /// [`QueryMkeyOut`](firmware_cmds::mkey::QueryMkeyOut) with all of the key's entries behind it.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoQuery`].
+    fn query(&self, mkey: Mkey) -> Result<Self::Query, NoQuery>;
+
+    /// How many keys that refer to keys the device follows on its way to memory.
+    fn max_indirection(&self) -> u8;
 
     /// Finds and holds the queue that a fault stalled: a shared one for
     /// [`SharedReceive`](firmware_cmds::WqeFaultKind::SharedReceive), else a queue pair. `None` if it

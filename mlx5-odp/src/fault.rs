@@ -2,11 +2,12 @@
 
 //! A page fault, from event to resume.
 
+mod indirect;
 mod memory;
 mod rdma;
 mod wqe;
 
-use firmware_cmds::{Iova, Mkey, PageFault, PageFaultError};
+use firmware_cmds::{PageFault, PageFaultError, Piece};
 
 use crate::bring_in::{Asked, NotIn};
 use crate::driver::{Driver, FoundBy, Intent, NoRegion, Report};
@@ -98,28 +99,37 @@ fn demand<D: Driver>(
     }
 }
 
-/// Brings in `bytes` at `at` of the region of `mkey`, for a transport-scheme fault.
+/// Brings in a piece of a key's space, for a transport-scheme fault. Returns whether the device could
+/// read all of it when it asked.
+fn demand_of_key<D: Driver>(driver: &D, piece: &Piece, asked: Asked) -> Result<bool, NotIn> {
+    match demand_of_piece(driver, piece, asked)? {
+        Some(asked_again) => Ok(asked_again),
+        None => indirect::demand(driver, piece, asked),
+    }
+}
+
+/// The same, unless the key refers to keys: then `None`.
 ///
 /// A key without a region counts as present: it is a pinned MR's, whose pages cannot be the ones
 /// that are missing, or it was destroyed meanwhile, which the device finds out when it repeats the
 /// access.
-fn demand_of_key<D: Driver>(
+fn demand_of_piece<D: Driver>(
     driver: &D,
-    mkey: Mkey,
-    at: Iova,
-    bytes: u64,
+    piece: &Piece,
     asked: Asked,
-) -> Result<bool, NotIn> {
-    let found = match driver.region(mkey) {
+) -> Result<Option<bool>, NotIn> {
+    let found = match driver.region(piece.key) {
         Ok(found) => found,
-        Err(NoRegion::NotOdp) => return Ok(true),
+        Err(NoRegion::NotOdp) => return Ok(Some(true)),
         Err(NoRegion::Stale) => return Err(NotIn::Invalid),
+        Err(NoRegion::Indirect) => return Ok(None),
         Err(NoRegion::Unsupported(what)) => {
             driver.report(Report::Unsupported(what));
             return Err(NotIn::Invalid);
         }
     };
-    let extent = found.exactly(at, bytes).ok_or(NotIn::Invalid)?;
+    let extent = found.exactly(piece.at, piece.bytes);
+    let extent = extent.ok_or(NotIn::Invalid)?;
 
-    demand(driver, &found, &extent, asked)
+    demand(driver, &found, &extent, asked).map(Some)
 }

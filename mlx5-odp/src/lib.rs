@@ -42,7 +42,7 @@ mod unserved;
 pub mod xlt;
 
 pub use bring_in::{bring_in, bring_in_present, Asked, BroughtIn, NotIn, LATE, TRIES};
-pub use driver::{Driver, FoundBy, Intent, NoRegion, NoWqe, Queue, Report, Unsupported};
+pub use driver::{Driver, FoundBy, Intent, NoQuery, NoRegion, NoWqe, Queue, Report, Unsupported};
 pub use eq::{drain, moment, Event, EventQueue, SPARE};
 pub use fault::serve;
 pub use found::{Extent, Found, NoImplicit};

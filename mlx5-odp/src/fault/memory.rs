@@ -23,8 +23,8 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, number: u32, sta
 fn bring_in_window<D: Driver>(driver: &D, fault: &MemoryFault, number: u32) -> Result<(), NotIn> {
     let found = match driver.region(fault.mkey) {
         Ok(found) => found,
-        // Unlike in the transport scheme the key is the one that faulted, so it must be ours.
-        Err(NoRegion::NotOdp | NoRegion::Stale) => return Err(NotIn::Invalid),
+        // Unlike in the transport scheme the key is the one whose entry is missing, so it must be ours.
+        Err(NoRegion::NotOdp | NoRegion::Stale | NoRegion::Indirect) => return Err(NotIn::Invalid),
         Err(NoRegion::Unsupported(what)) => {
             driver.report(Report::Unsupported(what));
             return Err(NotIn::Invalid);

@@ -2,7 +2,7 @@
 
 //! The transport scheme's remote accesses: RDMA READ, RDMA WRITE and atomics at the responder.
 
-use firmware_cmds::RdmaFault;
+use firmware_cmds::{Piece, RdmaFault};
 
 use super::{answer, demand_all, demand_of_key};
 use crate::bring_in::Asked;
@@ -32,9 +32,16 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall
 
     let outcome = match bytes {
         0 => Ok(()),
-        bytes => demand_all(Asked::by_event(number, intent), |asked| {
-            demand_of_key(driver, fault.r_key, at, u64::from(bytes), asked)
-        }),
+        bytes => {
+            let piece = Piece {
+                key: fault.r_key,
+                at,
+                bytes: bytes.into(),
+            };
+            demand_all(Asked::by_event(number, intent), |asked| {
+                demand_of_key(driver, &piece, asked)
+            })
+        }
     };
     answer(driver, stall, outcome);
 

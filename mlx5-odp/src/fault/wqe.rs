@@ -6,7 +6,7 @@
 //! brought in.
 
 use firmware_cmds::wqe::{DataSeg, RecvSges, SendWqe, Sge, SrqNextSeg};
-use firmware_cmds::{Error, Wire, WqeFault, WqeFaultKind};
+use firmware_cmds::{Error, Piece, Wire, WqeFault, WqeFaultKind};
 
 use super::{answer, demand_all, demand_of_key};
 use crate::bring_in::{Asked, NotIn};
@@ -135,8 +135,12 @@ impl<'a, D: Driver> Walk<'a, D> {
         if done == bytes {
             return Ok(());
         }
-        let at = data.addr.checked_add(done).ok_or(NotIn::Invalid)?;
-        self.asked_again &= demand_of_key(self.driver, data.lkey, at, bytes - done, self.asked)?;
+        let piece = Piece {
+            key: data.lkey,
+            at: data.addr.checked_add(done).ok_or(NotIn::Invalid)?,
+            bytes: bytes - done,
+        };
+        self.asked_again &= demand_of_key(self.driver, &piece, self.asked)?;
         Ok(())
     }
 

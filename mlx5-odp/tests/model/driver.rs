@@ -12,8 +12,8 @@ use hmm_abi::{
     Store,
 };
 use mlx5_odp::{
-    drain, serve, Driver, Found, FoundBy, MemoryError, NoRegion, NotIn, Placement, Pressure,
-    Region, Report, Unsupported,
+    drain, serve, Driver, Found, FoundBy, MemoryError, NoQuery, NoRegion, NotIn, Placement,
+    Pressure, Region, Report, Unsupported,
 };
 
 use super::chunk::{Area, Ref};
@@ -34,6 +34,8 @@ pub(crate) struct Model {
     pub(crate) parents: Vec<Arc<Parent>>,
     pub(crate) queues: BTreeMap<u32, ModelQueue>,
     pub(crate) unsupported: BTreeMap<u32, Unsupported>,
+    /// Keys that refer to keys, by index: what QUERY_MKEY says of them.
+    pub(crate) indirect: BTreeMap<u32, Result<Vec<u8>, NoQuery>>,
 }
 
 /// A region.
@@ -60,6 +62,7 @@ impl Model {
             parents: Vec::new(),
             queues: BTreeMap::new(),
             unsupported: BTreeMap::new(),
+            indirect: BTreeMap::new(),
         }
     }
 
@@ -312,10 +315,14 @@ impl Driver for Model {
     type Region<'a> = HeldMr;
     type Implicit<'a> = HeldParent<'a>;
     type Queue<'a> = HeldQueue<'a>;
+    type Query = Vec<u8>;
 
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         if let Some(what) = self.unsupported.get(&mkey.get()) {
             return Err(NoRegion::Unsupported(*what));
+        }
+        if self.indirect.contains_key(&mkey.index().get()) {
+            return Err(NoRegion::Indirect);
         }
         if let Some(parent) = self.parents.iter().find(|parent| parent.has_key(mkey)) {
             return Ok(Found::Implicit(HeldParent::new(self, parent)));
@@ -334,6 +341,15 @@ impl Driver for Model {
                 })
             }
         }
+    }
+
+    fn query(&self, mkey: Mkey) -> Result<Vec<u8>, NoQuery> {
+        self.world().queries += 1;
+        self.indirect[&mkey.index().get()].clone()
+    }
+
+    fn max_indirection(&self) -> u8 {
+        4
     }
 
     fn queue(&self, fault: &WqeFault) -> Option<HeldQueue<'_>> {

@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) clock: u32,
     pub(crate) sleeps: u32,
     pub(crate) gave_back: u32,
+    /// QUERY_MKEYs.
+    pub(crate) queries: u32,
     /// Range faults.
     pub(crate) walks: usize,
     /// The same, of those that fault nothing in.

@@ -5,6 +5,7 @@
 mod around;
 mod events;
 mod implicit;
+mod indirect;
 mod memory;
 #[path = "../model/mod.rs"]
 mod model;

@@ -99,6 +99,91 @@ fn committed_bytes_pass_over_segments() {
     assert_eq!(table(&model, 0, 3), [none, r, r]);
 }
 
+/// Inline data is part of the message, and of what is committed, but no memory.
+#[test]
+fn inline_data_is_passed_over() {
+    let inline = [&(0x8000_0000_u32 | 20).to_be_bytes()[..], &[1; 28]].concat();
+    let last = data_segment(&(4096, KEY.get(), IOVA + PAGE));
+    let first = data_segment(&(4096, KEY.get(), IOVA));
+    let body = [first, inline, last].concat();
+    let model_with = || {
+        let queue = ModelQueue {
+            send: send_wqe(0x0a, &body, &[]),
+            ..Default::default()
+        };
+        with_queue(model(), queue)
+    };
+    for (committed, pages) in [
+        (0, [R, R]),
+        (4095, [R, R]),
+        (4096, [NONE, R]),
+        (4116, [NONE, R]),
+    ] {
+        let model = model_with();
+        let mut event = wqe(WqeFaultKind::SendOrWrite);
+        event.bytes_committed = committed;
+        fault(&model, PageFault::Wqe(event));
+        assert_eq!(resumed(&model), [true], "{committed}");
+        assert_eq!(table(&model, 0, 2), pages, "{committed}");
+    }
+    // All but the last byte.
+    let model = model_with();
+    let mut event = wqe(WqeFaultKind::SendOrWrite);
+    event.bytes_committed = 4096 + 20 + 4095;
+    fault(&model, PageFault::Wqe(event));
+    assert_eq!(table(&model, 0, 3), [NONE, R, NONE]);
+}
+
+/// A segment of length 0 stands for 2 GiB, which is more than this region has.
+#[test]
+fn a_segment_without_a_length_is_as_long_as_can_be() {
+    let queue = ModelQueue {
+        send: send_wqe(0x0a, &[], &[(0, KEY.get(), IOVA)]),
+        receive: data_segment(&(0, KEY.get(), IOVA)),
+        ..Default::default()
+    };
+    for kind in [WqeFaultKind::SendOrWrite, WqeFaultKind::Receive] {
+        let model = with_queue(model(), queue.clone());
+        let mut event = wqe(kind);
+        fault(&model, PageFault::Wqe(event));
+        assert_eq!(resumed(&model), [false]);
+        assert_eq!(model.mapped(KEY), 0);
+        // Its last byte is not there either.
+        event.bytes_committed = u32::MAX >> 1;
+        fault(&model, PageFault::Wqe(event));
+        assert_eq!(resumed(&model), [false; 2]);
+    }
+}
+
+/// Each region is brought in by its own right; only what is written to needs one to write.
+#[test]
+fn a_list_over_regions_of_different_rights() {
+    const READ_ONLY: Mkey = Mkey::new(0x1300);
+    let both = [(10, KEY.get(), IOVA), (10, READ_ONLY.get(), 0)];
+    let turned = [both[1], both[0]];
+    for (segments, kind, ok) in [
+        (both, WqeFaultKind::SendOrWrite, true),
+        (turned, WqeFaultKind::SendOrWrite, true),
+        (both, WqeFaultKind::ReadOrAtomic, false),
+        (turned, WqeFaultKind::ReadOrAtomic, false),
+    ] {
+        let (opcode, head) = match kind {
+            WqeFaultKind::SendOrWrite => (0x0a, vec![]),
+            _ => (0x10, vec![0; 16]),
+        };
+        let queue = ModelQueue {
+            send: send_wqe(opcode, &head, &segments),
+            ..Default::default()
+        };
+        let model = with_queue(model(), queue);
+        (model.world().memory).mmap(0x300..0x301, Protection::Read);
+        model.register(READ_ONLY, 0, 0x30_0000, 4096, false);
+        fault(&model, PageFault::Wqe(wqe(kind)));
+        assert_eq!(resumed(&model), [ok], "{kind:?} {segments:?}");
+        assert_eq!(model.mapped(READ_ONLY), usize::from(ok));
+    }
+}
+
 #[test]
 fn pinned_segments_count_as_present() {
     let segments = [(10, 0x9900, 0x1234), (10, KEY.get(), IOVA)];
@@ -238,7 +323,7 @@ fn a_queue_is_held_until_its_fault_is_answered() {
 #[test]
 fn what_is_not_there_yet_fails_with_a_report() {
     let mut model = model();
-    model.unsupported.insert(0x3300, Unsupported::IndirectKey);
+    model.unsupported.insert(0x3300, Unsupported::RegionKind);
     let mut event = rdma(IOVA, 1, false);
     event.r_key = Mkey::new(0x3300);
     fault(&model, PageFault::Rdma(event));
@@ -246,7 +331,7 @@ fn what_is_not_there_yet_fails_with_a_report() {
     assert_eq!(resumed(&model), [false]);
     assert_eq!(
         model.world().reports,
-        [Report::Unsupported(Unsupported::IndirectKey)]
+        [Report::Unsupported(Unsupported::RegionKind)]
     );
 }
 

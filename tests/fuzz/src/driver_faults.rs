@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
 //! The driver's way from a page-fault event to its resume: what a device may write into its event
-//! queue, and what a malicious user writes into a work queue.
+//! queue, and what a malicious user writes into a work queue or has a key refer to.
 //!
 //! An access is resumed as often as it should be, once or not at all; what is given to the device is what
 //! the process has, and nothing is left when the regions are gone.
 
+use firmware_cmds::mkey::QueryMkeyOut;
 use firmware_cmds::wqe::SendTransport;
-use firmware_cmds::{Eqe, Mkey, PageFault, Wire, WqeFault};
-use mlx5_odp::{NoWqe, Unsupported};
+use firmware_cmds::{
+    AccessMode, Eqe, LogPageSize, Mkc, Mkey, OutHeader, PageFault, Wire, WqeFault,
+};
+use mlx5_odp::{NoQuery, NoWqe};
 use serde::{Deserialize, Serialize};
 
 use crate::model::queue::ModelQueue;
@@ -25,8 +28,8 @@ const PAGE: usize = 4096;
 pub(crate) const WRITABLE: Mkey = Mkey::new(0x1200);
 /// A region over the same memory that does not.
 pub(crate) const READ_ONLY: Mkey = Mkey::new(0x1300);
-/// A key of a kind that is not served.
-const WINDOW: Mkey = Mkey::new(0x1400);
+/// A key that refers to keys.
+pub(crate) const WINDOW: Mkey = Mkey::new(0x1400);
 /// The device's address of the first byte of both regions.
 pub(crate) const IOVA: u64 = 0x7000_0000;
 /// The queue pair, whose number is in the events.
@@ -47,6 +50,8 @@ pub(crate) enum Step {
     Protect { page: u16, pages: u8, access: u8 },
     /// Milliseconds pass.
     Wait { milliseconds: u16 },
+    /// What the device says that the key refers to, behind the head of QUERY_MKEY's output.
+    Refers { ksm: bool, list: Vec<u8> },
 }
 
 impl Step {
@@ -69,10 +74,30 @@ fn model() -> Model {
     let (address, bytes) = (FIRST * PAGE + 100, PAGES * PAGE - 200);
     model.register(READ_ONLY, IOVA + 100, address, bytes, false);
     model
-        .unsupported
-        .insert(WINDOW.get(), Unsupported::IndirectKey);
+        .indirect
+        .insert(WINDOW.index().get(), Err(NoQuery::Failed));
     model.queues.insert(QUEUE, ModelQueue::default());
     model
+}
+
+/// The head of what QUERY_MKEY returns of a key over all of the address space.
+fn query(ksm: bool) -> Vec<u8> {
+    let key = QueryMkeyOut {
+        header: OutHeader::OK,
+        mkc: Mkc {
+            access_mode: if ksm {
+                AccessMode::Ksm
+            } else {
+                AccessMode::Klms
+            },
+            length64: true,
+            log_page_size: LogPageSize::ADAPTER_PAGE,
+            ..Mkc::default()
+        },
+    };
+    let mut bytes = vec![0; QueryMkeyOut::LEN];
+    key.emit(&mut bytes).expect("as long as it is");
+    bytes
 }
 
 fn transport(number: u8) -> Option<SendTransport> {
@@ -168,6 +193,10 @@ pub fn run(bytes: &[u8]) {
                 pages,
                 access,
             } => protect(&model, page, pages, access),
+            Step::Refers { ksm, list } => {
+                let said = Ok([query(ksm), list].concat());
+                model.indirect.insert(WINDOW.index().get(), said);
+            }
             Step::Wait { milliseconds } => mlx5_odp::Driver::sleep(&model, milliseconds.into()),
         }
     }

@@ -16,4 +16,5 @@ pub fn run(bytes: &[u8]) {
     let (key, list) = bytes.split_at(bytes.len().min(4));
     let key = key.try_into().map_or(0x100, u32::from_be_bytes);
     survives::receive_wqes(list, key);
+    survives::indirect(bytes, key.into(), 1 << 20);
 }

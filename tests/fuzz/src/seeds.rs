@@ -11,7 +11,7 @@ use firmware_cmds::{
 
 use crate::data_path::rig::{address, atomic, ctrl, data, inline, raddr};
 use crate::device_queues::{self, User, VA};
-use crate::driver_faults::{self, IOVA, QUEUE, READ_ONLY, WRITABLE};
+use crate::driver_faults::{self, IOVA, QUEUE, READ_ONLY, WINDOW, WRITABLE};
 use crate::{device_commands, steps};
 
 /// Each command of the table, all zero but for its opcode, between INIT_HCA and TEARDOWN_HCA.
@@ -296,6 +296,26 @@ pub fn driver_faults() -> Vec<Vec<u8>> {
             ];
             all.push(steps::encode(&steps));
         }
+    }
+    // A key like a segment: over the end of a page, over the next page, itself.
+    let referred = [
+        data(WRITABLE, IOVA + 0xff0, 0x20),
+        data(READ_ONLY, IOVA + 0x1000, 0x1000),
+        data(WINDOW, 0, 0x10),
+    ];
+    for (ksm, at) in [(false, 0), (false, 0x1000), (true, 0x1ff0)] {
+        all.push(steps::encode(&[
+            Step::Refers {
+                ksm,
+                list: referred.concat(),
+            },
+            Step::Receive {
+                signature: false,
+                bytes: [vec![0; 16], data(WINDOW, at, 0x30)].concat(),
+            },
+            Step::event(rdma(WINDOW, false, 0x40, 0)),
+            Step::event(of_wqe(WqeFaultKind::SharedReceive, 0)),
+        ]));
     }
     all.push(steps::encode(&[
         Step::NoQueue { memory: true },

@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
-use mlx5_odp::{Driver, Found, FoundBy, Generation, NoRegion, NoWqe, Pressure, Queue, Report};
+use mlx5_odp::{
+    Driver, Found, FoundBy, Generation, NoQuery, NoRegion, NoWqe, Pressure, Queue, Report,
+};
 
 use crate::adapter::Qp;
 use crate::task::Thread;
@@ -134,6 +136,7 @@ impl<'t> Driver for Adapter<'t> {
         = HeldQp<'t>
     where
         Self: 'a;
+    type Query = Vec<u8>;
 
     fn region(&self, mkey: Mkey) -> Result<FoundBy<'_, Self>, NoRegion> {
         self.thread.step();
@@ -154,6 +157,15 @@ impl<'t> Driver for Adapter<'t> {
         let parents = driver.parents.borrow();
         let parent = parents.iter().find(|parent| parent.keys().any(is_it));
         parent.map_or(Err(NoRegion::NotOdp), |parent| self.implicit(parent))
+    }
+
+    fn query(&self, _: Mkey) -> Result<Vec<u8>, NoQuery> {
+        // Nobody makes a key that refers to keys.
+        Err(NoQuery::Gone)
+    }
+
+    fn max_indirection(&self) -> u8 {
+        0
     }
 
     fn queue(&self, fault: &WqeFault) -> Option<HeldQp<'t>> {
@@ -200,7 +212,7 @@ impl<'t> Driver for Adapter<'t> {
 
     fn report(&self, report: Report) {
         // A device that fails is a trouble of its own; what cannot be made out never is one.
-        if let Report::Event(_) | Report::Wqe(_) = report {
+        if let Report::Event(_) | Report::Wqe(_) | Report::Key(_) = report {
             self.thread.sim.fail(
                 "what the device says is not understood",
                 format_args!("{report:?}"),
