@@ -4,8 +4,8 @@
 
 usage: compare.py C.jsonl RUST.jsonl
 
-Both files hold the output of odp_bad_input, odp_kill, odp_srq, odp_fault_shapes, odp_implicit
-and odp_advise. Prints a table of all cases and exits 1 if a case differs without being declared below, is missing on one
+Both files hold the output of odp_bad_input, odp_kill, odp_srq, odp_fault_shapes, odp_implicit,
+odp_advise, odp_indirect and odp_rereg. Prints a table of all cases and exits 1 if a case differs without being declared below, is missing on one
 side, tells nothing that could be compared, or was not ok on either side.
 """
 
@@ -13,7 +13,7 @@ import json
 import sys
 
 # What a case is judged by; the other fields (times, counts) are for reading.
-FIELDS = ("errno", "local", "remote", "local_qp", "remote_qp", "effect", "resumes", "end")
+FIELDS = ("errno", "local", "other", "remote", "local_qp", "remote_qp", "effect", "resumes", "end")
 
 # Cases in which ours may be better: case -> (fields that may differ, ours, the number
 # of the defect of the C driver in c-driver.md). Ours must be exactly this.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
-"""Run rdma-core's ODP tests on RC and UD, unmodified, one JSON line each.
+"""Run rdma-core's ODP tests on RC, UD and XRC, unmodified, one JSON line each.
 
 With a software ConnectX the line tells the faults the device raised meanwhile, and a
 test that must fault but did not is a failure. Loads tests/test_odp.py alone: importing
@@ -27,6 +27,7 @@ TESTS = {
     "test_odp_rc_atomic_cmp_and_swp": False,
     "test_odp_rc_atomic_fetch_and_add": False,
     "test_odp_ud_traffic": True,
+    "test_odp_xrc_traffic": True,
     "test_odp_implicit_rc_traffic": True,
     "test_odp_sync_prefetch_rc_traffic": True,
     "test_odp_async_prefetch_rc_traffic": True,
@@ -86,7 +87,7 @@ def main():
                         help="in tests of implicit MRs the software ConnectX sends so late "
                              "(c-driver.md, 14)")
     parser.add_argument("name", nargs="*", default=list(TESTS),
-                        help="tests of OdpTestCase (default: those on RC and UD)")
+                        help="tests of OdpTestCase (default: all but those in huge pages)")
     args = parser.parse_args()
     case = load(conformance.unpack_tests(args.tests), args.dev)
     results = conformance.Results()
