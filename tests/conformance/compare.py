@@ -5,8 +5,9 @@
 usage: compare.py C.jsonl RUST.jsonl
 
 Both files hold the output of odp_bad_input, odp_kill, odp_srq, odp_fault_shapes, odp_implicit,
-odp_advise, odp_indirect and odp_rereg. Prints a table of all cases and exits 1 if a case differs without being declared below, is missing on one
-side, tells nothing that could be compared, or was not ok on either side.
+odp_advise, odp_indirect, odp_lists and odp_rereg. Prints a table of all cases and exits 1 if a case
+differs without being declared below, is missing on one side, tells nothing that could be compared,
+or was not ok on either side.
 """
 
 import json

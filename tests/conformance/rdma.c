@@ -153,15 +153,17 @@ static void pair_connect(struct pair *pair)
 }
 
 static void create(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
-		   struct ibv_srq *srq, unsigned int depth, uint8_t timeout)
+		   struct ibv_srq *srq, unsigned int depth, uint8_t timeout,
+		   unsigned int sges, unsigned int inline_len)
 {
 	struct ibv_qp_init_attr init = {
 		.qp_type = IBV_QPT_RC,
 		.cap = {
 			.max_send_wr = depth,
 			.max_recv_wr = depth,
-			.max_send_sge = 1,
-			.max_recv_sge = 1,
+			.max_send_sge = sges,
+			.max_recv_sge = sges,
+			.max_inline_data = inline_len,
 		},
 	};
 	int side;
@@ -185,13 +187,11 @@ static void create(struct pair *pair, struct device *dev, struct ibv_cq *const c
 void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const cq[2],
 		    unsigned int depth, uint8_t timeout)
 {
-	create(pair, dev, cq, NULL, depth, timeout);
+	create(pair, dev, cq, NULL, depth, timeout, 1, 0);
 }
 
-void pair_create_srq(struct pair *pair, struct device *dev, struct ibv_srq *srq,
-		     unsigned int depth, uint8_t timeout)
+static void create_cqs(struct device *dev, struct ibv_cq *cq[2], unsigned int depth)
 {
-	struct ibv_cq *cq[2];
 	int side;
 
 	for (side = 0; side < 2; side++) {
@@ -199,7 +199,24 @@ void pair_create_srq(struct pair *pair, struct device *dev, struct ibv_srq *srq,
 		if (!cq[side])
 			die("%s: ibv_create_cq: %s", dev->name, strerror(errno));
 	}
-	create(pair, dev, cq, srq, depth, timeout);
+}
+
+void pair_create_srq(struct pair *pair, struct device *dev, struct ibv_srq *srq,
+		     unsigned int depth, uint8_t timeout)
+{
+	struct ibv_cq *cq[2];
+
+	create_cqs(dev, cq, depth);
+	create(pair, dev, cq, srq, depth, timeout, 1, 0);
+}
+
+void pair_create_lists(struct pair *pair, struct device *dev, struct ibv_srq *srq,
+		       unsigned int sges, unsigned int inline_len, uint8_t timeout)
+{
+	struct ibv_cq *cq[2];
+
+	create_cqs(dev, cq, 1);
+	create(pair, dev, cq, srq, 1, timeout, sges, inline_len);
 }
 
 void pair_create(struct pair *pair, struct device *dev, unsigned int depth,

@@ -53,6 +53,12 @@ void pair_create_on(struct pair *pair, struct device *dev, struct ibv_cq *const 
 /* The same on CQs of its own; the responder takes its receives from SRQ. */
 void pair_create_srq(struct pair *pair, struct device *dev, struct ibv_srq *srq,
 		     unsigned int depth, uint8_t timeout);
+/*
+ * The same for one request at a time, of as many elements as SGES, or so many bytes
+ * inline. SRQ may be NULL.
+ */
+void pair_create_lists(struct pair *pair, struct device *dev, struct ibv_srq *srq,
+		       unsigned int sges, unsigned int inline_len, uint8_t timeout);
 void pair_destroy(struct pair *pair);
 
 /* Takes both QPs through RESET to RTS again; drops all completions. */

@@ -42,7 +42,7 @@ def cases():
                                           ["odp_kill"], ["odp_srq"],
                                           ["odp_fault_shapes", "--scheme", scheme],
                             ["odp_implicit"], ["odp_advise"],
-                            ["odp_indirect"], ["odp_rereg"]):
+                            ["odp_indirect"], ["odp_lists"], ["odp_rereg"]):
                     stack.lines(program, conformance.program(program), "--dev", stack.dev,
                                 *options, keep=keep)
                 if name == "rust":
