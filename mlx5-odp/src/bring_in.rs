@@ -209,6 +209,30 @@ fn read_ahead<R: Region>(
     ahead.entries - rest
 }
 
+/// Tries until something else than pressure comes back, or [`TRIES`] are used up.
+///
+/// # Errors
+///
+/// The last one's.
+pub(crate) fn patiently<T>(
+    driver: &impl Driver,
+    mut once: impl FnMut() -> Result<T, NotIn>,
+) -> Result<T, NotIn> {
+    for attempt in 1.. {
+        match once() {
+            // The mirror has been patient, and its caller holds up the MR's destruction.
+            Err(NotIn::Busy(why)) if why != Pressure::Held && attempt < TRIES => {
+                // A race is over as soon as it is noticed; want of memory is not.
+                if why == Pressure::Memory {
+                    driver.sleep(4 << attempt);
+                }
+            }
+            result => return result,
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
 /// A part of one chunk, no more than one range fault takes.
 struct Window<'a, R: Region, D> {
     region: &'a R,
@@ -281,26 +305,15 @@ impl<R: Region, D: Driver> Window<'_, R, D> {
         }
     }
 
-    /// Tries until something else than pressure comes back, or [`TRIES`] are used up. `None` if
-    /// writing is refused.
+    /// Tries [`patiently`]. `None` if writing is refused.
     fn retrying(&mut self, need: Need) -> Result<Option<Outcome>, NotIn> {
-        for attempt in 1.. {
-            let why = match self.once(need) {
-                Ok(outcome) => return Ok(Some(outcome)),
-                Err(Failed::WriteRefused) => return Ok(None),
-                Err(Failed::Final(why)) => return Err(why),
-                Err(Failed::Again(why)) => why,
-            };
-            // The mirror has been patient, and its caller holds up the MR's destruction.
-            if why == Pressure::Held || attempt == TRIES {
-                return Err(NotIn::Busy(why));
-            }
-            // A race is over as soon as it is noticed; want of memory is not.
-            if why == Pressure::Memory {
-                self.driver.sleep(4 << attempt);
-            }
-        }
-        unreachable!("the loop ends by returning")
+        let driver = self.driver;
+        patiently(driver, || match self.once(need) {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(Failed::WriteRefused) => Ok(None),
+            Err(Failed::Final(why)) => Err(why),
+            Err(Failed::Again(why)) => Err(NotIn::Busy(why)),
+        })
     }
 
     fn once(&mut self, need: Need) -> Result<Outcome, Failed> {

@@ -5,6 +5,7 @@
 use firmware_cmds::wqe::SendTransport;
 use firmware_cmds::{Mkey, PageFaultError, PageFaultResume, WqeFault};
 
+use crate::buffer::Buffer;
 use crate::found::Found;
 use crate::implicit::Implicit;
 use crate::region::{Pressure, Region};
@@ -47,7 +48,7 @@ pub enum NoRegion {
 /// What is known to exist and not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// A dma-buf.
+    /// Of another kind than the driver knows.
     RegionKind,
     /// An access that keys which refer to keys cut into so many pieces.
     Pieces,
@@ -121,7 +122,8 @@ pub trait Queue {
 }
 
 /// What a driver finds by a key.
-pub type FoundBy<'a, D> = Found<<D as Driver>::Region<'a>, <D as Driver>::Implicit<'a>>;
+pub type FoundBy<'a, D> =
+    Found<<D as Driver>::Region<'a>, <D as Driver>::Implicit<'a>, <D as Driver>::Buffer<'a>>;
 
 /// The driver of one device.
 pub trait Driver {
@@ -131,6 +133,10 @@ pub trait Driver {
         Self: 'a;
     /// See [`Driver::region`].
     type Implicit<'a>: Implicit
+    where
+        Self: 'a;
+    /// See [`Driver::region`].
+    type Buffer<'a>: Buffer
     where
         Self: 'a;
     /// See [`Driver::queue`].

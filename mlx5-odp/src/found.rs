@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 
-//! What a key leads to: a region, or an implicit MR, whose children are regions.
+//! What a key leads to: a region, an implicit MR, whose children are regions, or a dma-buf.
 
-use core::convert::Infallible;
-use core::marker::PhantomData;
 use core::ops::Range;
 
 use firmware_cmds::{Iova, Mkey};
 use hmm_abi::Indices;
 
-use crate::bring_in::{bring_in, bring_in_present, Asked, BroughtIn, NotIn, TRIES};
-use crate::driver::Driver;
-use crate::implicit::{ChildIndex, Implicit, Layout};
-use crate::region::{Pressure, Region};
+use crate::bring_in::{bring_in, bring_in_present, patiently, Asked, BroughtIn, NotIn};
+use crate::buffer::{self, Buffer};
+use crate::driver::{Driver, Intent};
+use crate::implicit::{ChildIndex, Implicit};
+use crate::region::Region;
 
 /// What a key leads to, kept alive by the value.
 #[derive(Debug)]
-pub enum Found<R, I> {
+pub enum Found<R, I, B> {
     /// A region with entries of its own.
     Region(R),
     /// All of a process's memory.
     Implicit(I),
+    /// A dma-buf.
+    Buffer(B),
 }
 
 /// What is to be brought in.
@@ -30,14 +31,17 @@ pub enum Extent {
     Entries(Indices),
     /// Addresses of an implicit MR.
     Addresses(Range<u64>),
+    /// All of a dma-buf.
+    Whole,
 }
 
-impl<R: Region, I: Implicit> Found<R, I> {
+impl<R: Region, I: Implicit, B: Buffer> Found<R, I, B> {
     /// The key that the user knows.
     pub fn mkey(&self) -> Mkey {
         match self {
             Self::Region(region) => region.mkey(),
             Self::Implicit(implicit) => implicit.mkey(),
+            Self::Buffer(buffer) => buffer.mkey(),
         }
     }
 
@@ -46,6 +50,7 @@ impl<R: Region, I: Implicit> Found<R, I> {
         match self {
             Self::Region(region) => region.placement().writable,
             Self::Implicit(implicit) => implicit.is_writable(),
+            Self::Buffer(buffer) => buffer.is_writable(),
         }
     }
 
@@ -60,6 +65,7 @@ impl<R: Region, I: Implicit> Found<R, I> {
                 let addresses = implicit.layout().exactly(at, bytes);
                 addresses.map(Extent::Addresses)
             }
+            Self::Buffer(buffer) => buffer::holds(buffer, at, bytes).then_some(Extent::Whole),
         }
     }
 
@@ -74,6 +80,10 @@ impl<R: Region, I: Implicit> Found<R, I> {
             Self::Implicit(implicit) => {
                 let addresses = implicit.layout().clamped(at, before, bytes, after);
                 addresses.map(Extent::Addresses)
+            }
+            Self::Buffer(buffer) => {
+                let is_inside = buffer::touches(buffer, at, before, bytes + after);
+                is_inside.then_some(Extent::Whole)
             }
         }
     }
@@ -102,6 +112,7 @@ impl<R: Region, I: Implicit> Found<R, I> {
                 }
                 Ok(all)
             }
+            (Self::Buffer(buffer), Extent::Whole) => buffer::bring_in(buffer, asked, driver),
             // An extent is of what made it.
             _ => Err(NotIn::Invalid),
         }
@@ -129,6 +140,11 @@ impl<R: Region, I: Implicit> Found<R, I> {
                 }
                 Ok(pages)
             }
+            // There is no other way to learn what is there.
+            (Self::Buffer(buffer), Extent::Whole) => {
+                let asked = Asked::by_nobody(Intent::Read);
+                Ok(buffer::bring_in(buffer, asked, driver)?.base_pages)
+            }
             _ => Err(NotIn::Invalid),
         }
     }
@@ -138,6 +154,7 @@ impl<R: Region, I: Implicit> Found<R, I> {
         match self {
             Self::Region(region) => region.count_fault(base_pages),
             Self::Implicit(implicit) => implicit.count_fault(base_pages),
+            Self::Buffer(buffer) => buffer.count_fault(base_pages),
         }
     }
 
@@ -146,6 +163,7 @@ impl<R: Region, I: Implicit> Found<R, I> {
         match self {
             Self::Region(region) => region.count_prefetch(base_pages),
             Self::Implicit(implicit) => implicit.count_prefetch(base_pages),
+            Self::Buffer(buffer) => buffer.count_prefetch(base_pages),
         }
     }
 }
@@ -156,17 +174,7 @@ fn child<'i, I: Implicit>(
     at: ChildIndex,
     driver: &impl Driver,
 ) -> Result<I::Child<'i>, NotIn> {
-    for attempt in 1.. {
-        match implicit.child(at) {
-            Err(NotIn::Busy(why)) if attempt < TRIES => {
-                if why == Pressure::Memory {
-                    driver.sleep(4 << attempt);
-                }
-            }
-            result => return result,
-        }
-    }
-    unreachable!("the loop ends by returning")
+    patiently(driver, || implicit.child(at))
 }
 
 fn indices_of(child: &impl Region, addresses: Range<u64>) -> Option<Indices> {
@@ -178,42 +186,4 @@ fn present_in<R: Region>(region: &R, indices: Indices) -> Result<u64, NotIn> {
     let occupied = region.occupancy()?;
     bring_in_present(region, indices, occupied)?;
     Ok(region.placement().base_pages(indices.len()))
-}
-
-/// For a driver that has no implicit MRs: there is no such value.
-#[derive(Debug)]
-pub struct NoImplicit<R> {
-    never: Infallible,
-    _child: PhantomData<R>,
-}
-
-impl<R: Region> Implicit for NoImplicit<R> {
-    type Child<'i>
-        = R
-    where
-        R: 'i;
-
-    fn mkey(&self) -> Mkey {
-        match self.never {}
-    }
-
-    fn layout(&self) -> &Layout {
-        match self.never {}
-    }
-
-    fn is_writable(&self) -> bool {
-        match self.never {}
-    }
-
-    fn child(&self, _: ChildIndex) -> Result<R, NotIn> {
-        match self.never {}
-    }
-
-    fn count_fault(&self, _: u64) {
-        match self.never {}
-    }
-
-    fn count_prefetch(&self, _: u64) {
-        match self.never {}
-    }
 }

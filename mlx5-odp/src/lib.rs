@@ -11,6 +11,7 @@
 //! - [`serve`]: an event, from bytes to PAGE_FAULT_RESUME.
 //! - [`bring_in()`]: a range of a region, faulted in, mapped and published.
 //! - [`implicit`]: an MR over all of a process's memory, and its children.
+//! - [`Buffer`]: an MR of a dma-buf.
 //! - [`prefetch()`]: the same range because a user wishes it.
 //! - [`xlt::fill`]: what entries look like in the device's table.
 //!
@@ -28,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod bring_in;
+mod buffer;
 mod driver;
 mod eq;
 mod fault;
@@ -42,10 +44,11 @@ mod unserved;
 pub mod xlt;
 
 pub use bring_in::{bring_in, bring_in_present, Asked, BroughtIn, NotIn, LATE, TRIES};
+pub use buffer::Buffer;
 pub use driver::{Driver, FoundBy, Intent, NoQuery, NoRegion, NoWqe, Queue, Report, Unsupported};
 pub use eq::{drain, moment, Event, EventQueue, SPARE};
 pub use fault::serve;
-pub use found::{Extent, Found, NoImplicit};
+pub use found::{Extent, Found};
 pub use key::Key;
 pub use placement::Placement;
 pub use prefetch::{prefetch, Advice};

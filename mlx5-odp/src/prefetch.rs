@@ -5,6 +5,7 @@
 use firmware_cmds::Iova;
 
 use crate::bring_in::{Asked, NotIn};
+use crate::buffer::Buffer;
 use crate::driver::{Driver, Intent};
 use crate::found::Found;
 use crate::implicit::Implicit;
@@ -30,8 +31,8 @@ pub enum Advice {
 ///
 /// [`NotIn`]. What comes before what failed stays published. With [`Advice::Present`] it is no error
 /// that there is nothing.
-pub fn prefetch<R: Region, I: Implicit>(
-    found: &Found<R, I>,
+pub fn prefetch<R: Region, I: Implicit, B: Buffer>(
+    found: &Found<R, I, B>,
     at: Iova,
     bytes: u64,
     advice: Advice,

@@ -16,6 +16,7 @@ use mlx5_odp::{
     Pressure, Region, Report, Unsupported,
 };
 
+use super::buffer::{Exported, HeldBuffer};
 use super::chunk::{Area, Ref};
 use super::device::Key;
 use super::implicit::{HeldParent, Parent};
@@ -32,6 +33,7 @@ pub(crate) struct Model {
     world: Arc<World>,
     mrs: Mutex<BTreeMap<u32, Arc<Mr>>>,
     pub(crate) parents: Vec<Arc<Parent>>,
+    pub(crate) buffers: Vec<Arc<Exported>>,
     pub(crate) queues: BTreeMap<u32, ModelQueue>,
     pub(crate) unsupported: BTreeMap<u32, Unsupported>,
     /// Keys that refer to keys, by index: what QUERY_MKEY says of them.
@@ -60,6 +62,7 @@ impl Model {
             world: Arc::default(),
             mrs: Mutex::default(),
             parents: Vec::new(),
+            buffers: Vec::new(),
             queues: BTreeMap::new(),
             unsupported: BTreeMap::new(),
             indirect: BTreeMap::new(),
@@ -314,6 +317,7 @@ impl Region for HeldMr {
 impl Driver for Model {
     type Region<'a> = HeldMr;
     type Implicit<'a> = HeldParent<'a>;
+    type Buffer<'a> = HeldBuffer;
     type Queue<'a> = HeldQueue<'a>;
     type Query = Vec<u8>;
 
@@ -326,6 +330,9 @@ impl Driver for Model {
         }
         if let Some(parent) = self.parents.iter().find(|parent| parent.has_key(mkey)) {
             return Ok(Found::Implicit(HeldParent::new(self, parent)));
+        }
+        if let Some(buffer) = self.buffers.iter().find(|buffer| buffer.mkey == mkey) {
+            return Ok(Found::Buffer(HeldBuffer(Arc::clone(buffer))));
         }
         let mrs = self.mrs.lock().unwrap();
         let known = |mr: &&Arc<Mr>| mr.known.load(Ordering::Relaxed);

@@ -7,12 +7,14 @@
 //! - [`device`]: the translation tables, and the event queue.
 //! - [`chunk`]: a chunk of a mirror; its notifier.
 //! - [`implicit`]: implicit MRs, whose children are there for good.
+//! - [`buffer`]: MRs of a dma-buf.
 //! - [`driver`]: regions, queues, and what the fault path asks of the driver.
 //!
 //! For tests that follow a script, in one thread; what happens at the same time is for `tests/sim`.
 
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod buffer;
 pub(crate) mod chunk;
 pub(crate) mod device;
 pub(crate) mod driver;

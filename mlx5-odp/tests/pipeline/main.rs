@@ -3,6 +3,7 @@
 //! From an event's bytes to its resume, on the model: each sub-type, each kind of error.
 
 mod around;
+mod buffer;
 mod events;
 mod implicit;
 mod indirect;

@@ -4,6 +4,7 @@
 //! module, on the simulated kernel's locks.
 
 pub(crate) mod advise;
+pub(crate) mod buffer;
 pub(crate) mod chunk;
 pub(crate) mod eq;
 pub(crate) mod implicit;
@@ -26,6 +27,7 @@ use mlx5_odp::{
 use crate::adapter::Qp;
 use crate::task::Thread;
 use advise::Piece;
+use buffer::NoBuffer;
 use implicit::ParentData;
 use mirror::Mirror;
 use region::{ImplicitMr, Mr};
@@ -115,7 +117,7 @@ impl Queue for HeldQp<'_> {
 
 impl<'t> Adapter<'t> {
     /// An implicit MR that a key leads to; the keys below it are there for longer than its own.
-    fn implicit(&self, parent: &Rc<ParentData>) -> Result<Found<Mr<'t>, ImplicitMr<'t>>, NoRegion> {
+    fn implicit(&self, parent: &Rc<ParentData>) -> Result<FoundBy<'_, Self>, NoRegion> {
         match parent.hold() {
             true => Ok(Found::Implicit(ImplicitMr::adopt(parent, self.thread))),
             false => Err(NoRegion::NotOdp),
@@ -130,6 +132,10 @@ impl<'t> Driver for Adapter<'t> {
         Self: 'a;
     type Implicit<'a>
         = ImplicitMr<'t>
+    where
+        Self: 'a;
+    type Buffer<'a>
+        = NoBuffer
     where
         Self: 'a;
     type Queue<'a>

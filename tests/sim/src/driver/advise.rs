@@ -3,7 +3,7 @@
 //! Prefetch at the user's wish: `drivers/mlx5_ib/advise.rs`.
 
 use firmware_cmds::Iova;
-use mlx5_odp::{prefetch, Advice, Found, NotIn};
+use mlx5_odp::{prefetch, Advice, Found, FoundBy, NotIn};
 
 use super::region::{ImplicitMr, Mr, UserMr};
 use super::Adapter;
@@ -68,7 +68,7 @@ impl<'t> Thread<'t> {
         let at = Iova::new(piece.mr.address(pages.start));
         let bytes = u64::try_from(pages.len() * PAGE).unwrap_or(0);
         let adapter = Adapter::without_event(self);
-        let found = match &piece.mr {
+        let found: FoundBy<'_, Adapter<'_>> = match &piece.mr {
             UserMr::Explicit(mirror) => Found::Region(Mr::adopt(mirror, self)),
             UserMr::Implicit(parent) => Found::Implicit(ImplicitMr::adopt(parent, self)),
         };
