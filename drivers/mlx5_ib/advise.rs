@@ -22,12 +22,14 @@ use mlx5_odp::{
     prefetch,
     Advice,
     Found,
+    FoundBy,
     NotIn,
     Pressure, //
 };
 
 use crate::{
     bindings,
+    buffer::BufferMr,
     device::Device,
     eq::Faults,
     region::{
@@ -38,7 +40,7 @@ use crate::{
 
 /// One element of what a user has advised.
 struct Piece<'a> {
-    found: Found<Mr<'a>, ImplicitMr<'a>>,
+    found: FoundBy<'a, Device>,
     at: Iova,
     bytes: u64,
 }
@@ -69,9 +71,12 @@ impl Piece<'_> {
         let mr = NonNull::new(mr).ok_or(ENOENT)?;
         // SAFETY: The call took a reference for us.
         let found = unsafe {
-            match bindings::mlx5r_odp_is_implicit(mr.as_ptr()) {
-                true => Found::Implicit(ImplicitMr::adopt(mr)),
-                false => Found::Region(Mr::adopt(mr)),
+            if bindings::mlx5r_odp_is_dmabuf(mr.as_ptr()) {
+                Found::Buffer(BufferMr::adopt(mr))
+            } else if bindings::mlx5r_odp_is_implicit(mr.as_ptr()) {
+                Found::Implicit(ImplicitMr::adopt(mr))
+            } else {
+                Found::Region(Mr::adopt(mr))
             }
         };
         Ok(Self {

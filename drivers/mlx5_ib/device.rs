@@ -12,6 +12,7 @@ use kernel_ext::mempool::PoolBox;
 use mlx5_odp::{Driver, Found, FoundBy, NoQuery, NoRegion, Pressure, Report, Unsupported};
 
 use crate::bindings;
+use crate::buffer::BufferMr;
 use crate::event::Event;
 use crate::indirect::{IndirectKey, Query};
 use crate::queue::WorkQueue;
@@ -65,6 +66,7 @@ impl Device {
 impl Driver for Device {
     type Region<'a> = Mr<'a>;
     type Implicit<'a> = ImplicitMr<'a>;
+    type Buffer<'a> = BufferMr<'a>;
     type Queue<'a> = WorkQueue<'a>;
     type Query = Query;
 
@@ -84,6 +86,11 @@ impl Driver for Device {
                 let mr = NonNull::new(mr).ok_or(NoRegion::NotOdp)?;
                 // SAFETY: As above, with an implicit one.
                 Ok(Found::Implicit(unsafe { ImplicitMr::adopt(mr) }))
+            }
+            bindings::mlx5r_odp_key_MLX5R_ODP_KEY_DMABUF => {
+                let mr = NonNull::new(mr).ok_or(NoRegion::NotOdp)?;
+                // SAFETY: As above, with one of a dma-buf.
+                Ok(Found::Buffer(unsafe { BufferMr::adopt(mr) }))
             }
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_STALE => Err(NoRegion::Stale),
             bindings::mlx5r_odp_key_MLX5R_ODP_KEY_INDIRECT => Err(NoRegion::Indirect),
@@ -138,7 +145,9 @@ impl Driver for Device {
         match report {
             Report::Unsupported(what) => self.warn(
                 match what {
-                    Unsupported::RegionKind => c"page faults of dma-buf regions are not supported",
+                    Unsupported::RegionKind => {
+                        c"page faults of this kind of region are not supported"
+                    }
                     Unsupported::Pieces => {
                         c"page faults of accesses in so many pieces are not supported"
                     }

@@ -8,6 +8,7 @@
 
 mod advise;
 mod bindings;
+mod buffer;
 mod chunk;
 mod device;
 mod dma;
@@ -255,17 +256,20 @@ pub unsafe extern "C" fn mlx5_ib_init_odp_mr(
     })
 }
 
-/// dma-buf MRs are not there yet.
-///
 /// # Safety
 ///
-/// None: the arguments are not used.
+/// `mr` is a new MR of a dma-buf, and `pd` is live.
 #[no_mangle]
 pub unsafe extern "C" fn mlx5_ib_init_dmabuf_mr(
-    _mr: *mut bindings::mlx5_ib_mr,
-    _pd: *mut bindings::ib_pd,
+    mr: *mut bindings::mlx5_ib_mr,
+    pd: *mut bindings::ib_pd,
 ) -> c_int {
-    EOPNOTSUPP.to_errno()
+    from_result(|| {
+        let mr = NonNull::new(mr).ok_or(EINVAL)?;
+        // SAFETY: By the caller's promise.
+        unsafe { buffer::enable(mr, pd) }?;
+        Ok(0)
+    })
 }
 
 /// # Safety

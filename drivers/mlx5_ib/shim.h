@@ -32,7 +32,9 @@ enum mlx5r_odp_key {
 	MLX5R_ODP_KEY_IMPLICIT,
 	/* A key that refers to keys: mlx5r_odp_get_indirect(). */
 	MLX5R_ODP_KEY_INDIRECT,
-	/* Any other region: dma-buf. */
+	/* The MR of a dma-buf; its reference has been taken. */
+	MLX5R_ODP_KEY_DMABUF,
+	/* Any other region. */
 	MLX5R_ODP_KEY_OTHER,
 };
 
@@ -51,7 +53,12 @@ void mlx5r_odp_put_indirect(struct mlx5_ib_mkey *mkey);
 u8 mlx5r_odp_max_indirection(struct mlx5_ib_dev *dev);
 bool mlx5r_odp_is_closing(struct mlx5_ib_mr *mr);
 bool mlx5r_odp_is_implicit(struct mlx5_ib_mr *mr);
+bool mlx5r_odp_is_dmabuf(struct mlx5_ib_mr *mr);
+bool mlx5r_odp_is_writable(struct mlx5_ib_mr *mr);
 u32 mlx5r_odp_mkey(struct mlx5_ib_mr *mr);
+u64 mlx5r_odp_iova(struct mlx5_ib_mr *mr);
+/* In bytes. */
+u64 mlx5r_odp_length(struct mlx5_ib_mr *mr);
 struct ib_umem_odp *mlx5r_odp_umem(struct mlx5_ib_mr *mr);
 struct ib_pd *mlx5r_odp_pd(struct mlx5_ib_mr *mr);
 u32 mlx5r_odp_pdn(struct ib_pd *pd);
@@ -63,6 +70,24 @@ u32 mlx5r_odp_terminate_key(struct mlx5_ib_dev *dev);
 void mlx5r_odp_count_faults(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages);
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages);
+
+/* --- dma-bufs ------------------------------------------------------------- */
+
+/* The exporter does not move a dma-buf whose reservation is locked. */
+void mlx5r_dmabuf_lock(struct mlx5_ib_mr *mr);
+void mlx5r_dmabuf_unlock(struct mlx5_ib_mr *mr);
+/* Has the exporter say where the memory is, and waits until it is there. Locked, as below. */
+int mlx5r_dmabuf_map(struct mlx5_ib_mr *mr);
+void mlx5r_dmabuf_unmap(struct mlx5_ib_mr *mr);
+/* The largest page that fits to how it lies; 0 if the device has none. */
+u32 mlx5r_dmabuf_page_shift(struct mlx5_ib_mr *mr);
+/* Writes all translations; `enable` for the first time, with `pdn`. */
+int mlx5r_dmabuf_write(struct mlx5_ib_mr *mr, u32 page_shift, bool enable,
+		       u32 pdn);
+/* Of 4 KiB. */
+u64 mlx5r_dmabuf_pages(struct mlx5_ib_mr *mr);
+/* With data direct it is the device's own. */
+u32 mlx5r_dmabuf_pdn(struct mlx5_ib_mr *mr, struct ib_pd *pd);
 
 /* --- Implicit MRs --------------------------------------------------------------- */
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR Linux-OpenIB
 /*
- * As shim.c, about regions: keys, implicit MRs. No policy in here.
+ * As shim.c, about regions: keys, implicit MRs, dma-bufs. No policy in here.
  */
 
 #include "mlx5_ib.h"
 
+#include <linux/dma-buf.h>
+#include <linux/dma-resv.h>
 #include <rdma/ib_umem_odp.h>
 
 #include "umr.h"
@@ -29,6 +31,8 @@ static enum mlx5r_odp_key kind_of(struct mlx5_ib_mkey *mkey, u32 key,
 		if (mkey->key != key)
 			return MLX5R_ODP_KEY_STALE;
 		*mr = container_of(mkey, struct mlx5_ib_mr, mmkey);
+		if (is_dmabuf_mr(*mr))
+			return MLX5R_ODP_KEY_DMABUF;
 		if (!is_odp_mr(*mr))
 			return MLX5R_ODP_KEY_OTHER;
 		return (*mr)->is_odp_implicit ? MLX5R_ODP_KEY_IMPLICIT :
@@ -62,8 +66,8 @@ enum mlx5r_odp_key mlx5r_odp_get_mr(struct mlx5_ib_dev *dev, u32 key,
 	 * While a key is in the array it holds a reference itself; but the keys
 	 * below an implicit MR are there for longer than its own.
 	 */
-	if ((kind == MLX5R_ODP_KEY_MR || kind == MLX5R_ODP_KEY_IMPLICIT) &&
-	    !mlx5r_odp_hold_mr(*mr))
+	if ((kind == MLX5R_ODP_KEY_MR || kind == MLX5R_ODP_KEY_IMPLICIT ||
+	     kind == MLX5R_ODP_KEY_DMABUF) && !mlx5r_odp_hold_mr(*mr))
 		kind = MLX5R_ODP_KEY_NONE;
 	xa_unlock(&dev->odp_mkeys);
 
@@ -90,9 +94,6 @@ int mlx5r_odp_get_prefetchable(struct ib_pd *pd, bool write, u32 key,
 	*mr = container_of(mkey, struct mlx5_ib_mr, mmkey);
 	if ((*mr)->ibmr.pd != pd || (write && !(*mr)->umem->writable))
 		err = -EPERM;
-	else if (!is_odp_mr(*mr))
-		/* A dma-buf's, while its registration is about to fail. */
-		err = -EINVAL;
 	else
 		refcount_inc(&mkey->usecount);
 unlock:
@@ -156,6 +157,26 @@ u32 mlx5r_odp_mkey(struct mlx5_ib_mr *mr)
 	return mr->mmkey.key;
 }
 
+u64 mlx5r_odp_iova(struct mlx5_ib_mr *mr)
+{
+	return mr->ibmr.iova;
+}
+
+u64 mlx5r_odp_length(struct mlx5_ib_mr *mr)
+{
+	return mr->umem->length;
+}
+
+bool mlx5r_odp_is_writable(struct mlx5_ib_mr *mr)
+{
+	return mr->umem->writable;
+}
+
+bool mlx5r_odp_is_dmabuf(struct mlx5_ib_mr *mr)
+{
+	return is_dmabuf_mr(mr);
+}
+
 struct ib_umem_odp *mlx5r_odp_umem(struct mlx5_ib_mr *mr)
 {
 	return to_ib_umem_odp(mr->umem);
@@ -201,6 +222,77 @@ void mlx5r_odp_count_invalidations(struct mlx5_ib_mr *mr, s64 pages)
 void mlx5r_odp_count_prefetch(struct mlx5_ib_mr *mr, s64 pages)
 {
 	mlx5_update_odp_stats(counted(mr), prefetch, cpu_pages(pages));
+}
+
+/* --- dma-bufs ------------------------------------------------------------- */
+
+static struct dma_resv *resv(struct mlx5_ib_mr *mr)
+{
+	return to_ib_umem_dmabuf(mr->umem)->attach->dmabuf->resv;
+}
+
+void mlx5r_dmabuf_lock(struct mlx5_ib_mr *mr)
+{
+	dma_resv_lock(resv(mr), NULL);
+}
+
+void mlx5r_dmabuf_unlock(struct mlx5_ib_mr *mr)
+{
+	dma_resv_unlock(resv(mr));
+}
+
+int mlx5r_dmabuf_map(struct mlx5_ib_mr *mr)
+{
+	return ib_umem_dmabuf_map_pages(to_ib_umem_dmabuf(mr->umem));
+}
+
+void mlx5r_dmabuf_unmap(struct mlx5_ib_mr *mr)
+{
+	ib_umem_dmabuf_unmap_pages(to_ib_umem_dmabuf(mr->umem));
+}
+
+u32 mlx5r_dmabuf_page_shift(struct mlx5_ib_mr *mr)
+{
+	unsigned long size = mlx5_umem_dmabuf_find_best_pgsz(
+		to_ib_umem_dmabuf(mr->umem),
+		mr->data_direct ? MLX5_MKC_ACCESS_MODE_KSM :
+				  MLX5_MKC_ACCESS_MODE_MTT);
+
+	return size ? order_base_2(size) : 0;
+}
+
+int mlx5r_dmabuf_write(struct mlx5_ib_mr *mr, u32 page_shift, bool enable,
+		       u32 pdn)
+{
+	u32 flags = enable ? MLX5_IB_UPD_XLT_ENABLE : 0;
+	u32 before = mr->page_shift;
+	int err;
+
+	if (page_shift != before && mr->dmabuf_faulted) {
+		err = mlx5r_umr_dmabuf_update_pgsz(mr, flags, pdn, page_shift);
+	} else {
+		mr->page_shift = page_shift;
+		if (mr->data_direct)
+			err = mlx5r_umr_update_data_direct_ksm_pas(mr, flags);
+		else
+			err = mlx5r_umr_update_mr_pas(mr, flags, pdn);
+	}
+	if (err)
+		mr->page_shift = before;
+	else
+		mr->dmabuf_faulted = 1;
+	return err;
+}
+
+u64 mlx5r_dmabuf_pages(struct mlx5_ib_mr *mr)
+{
+	return (u64)ib_umem_num_pages(mr->umem)
+	       << (PAGE_SHIFT - MLX5_ADAPTER_PAGE_SHIFT);
+}
+
+u32 mlx5r_dmabuf_pdn(struct mlx5_ib_mr *mr, struct ib_pd *pd)
+{
+	return mr->data_direct ? mr_to_mdev(mr)->ddr.pdn : to_mpd(pd)->pdn;
 }
 
 /* --- Implicit MRs --------------------------------------------------------------- */
