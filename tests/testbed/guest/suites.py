@@ -49,6 +49,10 @@ def cases():
                     # Faults that the C driver never ends (c-driver.md, 18).
                     stack.lines("odp_indirect", conformance.program("odp_indirect"), "--dev",
                                 stack.dev, "--blocks")
+                stack.run("exporter", "insmod", "/modules/rust/odp_exporter.ko")
+                stack.lines("odp_dmabuf", conformance.program("odp_dmabuf"), "--dev", stack.dev,
+                            keep=keep)
+                stack.run("no exporter", "rmmod", "odp_exporter")
         bed.emit("start", test=f"compare {scheme}")
         done = bed.command(*bed.script("compare.py"), *kept)
         for line in done.stdout.splitlines():

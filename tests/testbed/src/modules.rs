@@ -25,12 +25,13 @@ const SOURCES: [&str; 5] = ["Kbuild", "drivers", "firmware-cmds", "hmm-abi", "ml
 pub(crate) const DISK: u64 = 512;
 
 /// The modules that a build must bring.
-pub(crate) const MODULES: [&str; 5] = [
+pub(crate) const MODULES: [&str; 6] = [
     "ib_core.ko",
     "mlx5_ib.ko",
     "kernel_ext_test.ko",
     "test_hmm.ko",
     "hmm_dmirror_rust.ko",
+    "odp_exporter.ko",
 ];
 
 /// Fails if the C half of hmm_dmirror_rust.ko mirrors anything by itself, as the kernel's own module

@@ -234,24 +234,25 @@ impl Testbed {
 
 /// Builds the programs of tests/conformance, with the root's compiler.
 fn conformance(cache: &Cache, root: &Root) -> Result<Ready> {
-    let sources = checkout().join("tests/conformance");
+    // odp_dmabuf speaks to odp_exporter.ko.
+    const SOURCES: [&str; 2] = ["tests/conformance", "drivers/odp_exporter"];
     let recipe = Recipe {
         name: "conformance",
         title: "tests/conformance",
         made_from: json!({
             "root": root.id(),
-            "sources": modules::fingerprint(&checkout(), &["tests/conformance"])?,
+            "sources": modules::fingerprint(&checkout(), &SOURCES)?,
         }),
         disk: 64,
         holds: &["odp_traffic"],
     };
     cache.step(&recipe, |dir, log| {
         let chroot = Chroot::new(root.tree())
-            .bind_ro(&sources, "/project")
+            .bind_ro(&checkout(), "/project")
             .bind(dir, "/out");
         log.run(
             "building tests/conformance",
-            &mut chroot.shell("make -C /project O=/out -j$(nproc)"),
+            &mut chroot.shell("make -C /project/tests/conformance O=/out -j$(nproc)"),
         )?;
         Ok(json!({}))
     })
