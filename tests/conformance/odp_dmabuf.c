@@ -29,7 +29,7 @@
 #define READ_ONLY IBV_ACCESS_REMOTE_READ
 #define ORDER_0	  0
 #define ORDER_4	  4
-#define ROUNDS	  200
+#define ROUNDS	  100
 
 /* An exporter's buffer, and an MR of a part of it. */
 struct buffer {
@@ -511,7 +511,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_option options[] = {
-	{ "rounds", 'r', "N", 0, "Accesses while the buffer moves all the time (200)", 0 },
+	{ "rounds", 'r', "N", 0, "Accesses while the buffer moves all the time (100)", 0 },
 	{ 0 },
 };
 
