@@ -4,12 +4,12 @@
 
 use core::{cell::Cell, ptr::NonNull};
 
-use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
+use firmware_cmds::{Mkey, PageFault, PageFaultResume, WqeFault};
 use kernel::prelude::*;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 use kernel_ext::mempool::PoolBox;
-use mlx5_odp::{Driver, Found, FoundBy, NoQuery, NoRegion, Pressure, Report, Unsupported};
+use mlx5_odp::{Driver, Found, FoundBy, NoQuery, NoRegion, NotIn, Pressure, Report, Unsupported};
 
 use crate::bindings;
 use crate::buffer::BufferMr;
@@ -141,6 +141,34 @@ impl Driver for Device {
         self.warn(what, 0);
     }
 
+    fn refused(&self, fault: &PageFault, why: NotIn) {
+        let (what, number, at) = match fault {
+            PageFault::Memory(fault) => (c"MKey", fault.mkey.get(), fault.va.get()),
+            PageFault::Rdma(fault) => (c"MKey", fault.r_key.get(), fault.rdma_va.get()),
+            PageFault::Wqe(fault) => {
+                let number = fault.wq_number.get();
+                (c"a WQE of queue", number, fault.wqe_index.into())
+            }
+        };
+        let why = match why {
+            NotIn::Invalid => c"there is no memory for this access",
+            NotIn::ReadOnly => c"it is read-only",
+            NotIn::Empty => c"it is empty",
+            NotIn::Device => c"the device did not take the translations",
+            NotIn::Busy(_) => c"it is busy",
+        };
+        // SAFETY: The device is live, and the others are strings.
+        unsafe {
+            bindings::mlx5r_odp_refused(
+                self.dev.as_ptr(),
+                what.as_char_ptr(),
+                number,
+                at,
+                why.as_char_ptr(),
+            );
+        }
+    }
+
     fn report(&self, report: Report) {
         match report {
             Report::Unsupported(what) => self.warn(
@@ -163,7 +191,6 @@ impl Driver for Device {
             Report::Event(_) => self.warn(c"page-fault event that cannot be decoded", 0),
             Report::Wqe(_) => self.warn(c"WQE that cannot be decoded", 0),
             Report::Key(_) => self.warn(c"key whose entries cannot be made out", 0),
-            Report::Update(mkey) => self.warn(c"translations could not be updated", mkey.get()),
         }
     }
 }

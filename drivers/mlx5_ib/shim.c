@@ -37,6 +37,14 @@ void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value)
 	dev_warn_ratelimited(&dev->ib_dev.dev, "%s (0x%x)\n", what, value);
 }
 
+void mlx5r_odp_refused(struct mlx5_ib_dev *dev, const char *what, u32 number,
+		       u64 at, const char *why)
+{
+	dev_warn_ratelimited(&dev->ib_dev.dev,
+			     "page fault refused: %s 0x%x at 0x%llx: %s\n",
+			     what, number, at, why);
+}
+
 void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what)
 {
 	dev_err(&mr->ibmr.device->dev, "%s (0x%x)\n", what, mr->mmkey.key);

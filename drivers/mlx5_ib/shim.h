@@ -122,6 +122,8 @@ struct ib_device *mlx5r_odp_ibdev(struct mlx5_ib_dev *dev);
 struct device *mlx5r_odp_dma_device(struct mlx5_ib_dev *dev);
 /* What users can cause is limited in rate; what must not be lost is not. */
 void mlx5r_odp_warn(struct mlx5_ib_dev *dev, const char *what, u32 value);
+void mlx5r_odp_refused(struct mlx5_ib_dev *dev, const char *what, u32 number,
+		       u64 at, const char *why);
 void mlx5r_odp_error(struct mlx5_ib_mr *mr, const char *what);
 /* `ksm_shift` of implicit MRs; 0 if there are none. */
 void mlx5r_odp_init_caps(struct mlx5_ib_dev *dev, u8 ksm_shift);

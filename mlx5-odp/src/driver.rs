@@ -3,8 +3,9 @@
 //! What the fault path needs of the driver around it.
 
 use firmware_cmds::wqe::SendTransport;
-use firmware_cmds::{Mkey, PageFaultError, PageFaultResume, WqeFault};
+use firmware_cmds::{Mkey, PageFault, PageFaultError, PageFaultResume, WqeFault};
 
+use crate::bring_in::NotIn;
 use crate::buffer::Buffer;
 use crate::found::Found;
 use crate::implicit::Implicit;
@@ -70,8 +71,6 @@ pub enum Report {
     Wqe(firmware_cmds::Error),
     /// What a key refers to cannot be made out; the access fails.
     Key(firmware_cmds::Error),
-    /// The device did not take a table update; the access fails.
-    Update(Mkey),
 }
 
 /// A key could not be queried.
@@ -182,6 +181,10 @@ pub trait Driver {
 
     /// Counts a fault that went back to the device for it to ask again.
     fn gave_back(&self, why: Pressure);
+
+    /// Tells the administrator of an access that fails, whoever's it is: its fault was answered with
+    /// error.
+    fn refused(&self, fault: &PageFault, why: NotIn);
 
     /// Tells the administrator.
     fn report(&self, report: Report);

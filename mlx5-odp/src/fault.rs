@@ -45,14 +45,22 @@ pub fn serve<D: Driver>(driver: &D, event: Result<PageFault, PageFaultError>, nu
 }
 
 /// Answers the device.
-fn answer<D: Driver>(driver: &D, stall: Stall<'_, D>, outcome: Result<(), NotIn>) {
+fn answer<D: Driver>(
+    driver: &D,
+    stall: Stall<'_, D>,
+    fault: &PageFault,
+    outcome: Result<(), NotIn>,
+) {
     match outcome {
         Ok(()) => stall.go_on(),
         Err(NotIn::Busy(why)) => {
             driver.gave_back(why);
             stall.go_on();
         }
-        Err(NotIn::Invalid | NotIn::ReadOnly | NotIn::Empty | NotIn::Device) => stall.fail(),
+        Err(why @ (NotIn::Invalid | NotIn::ReadOnly | NotIn::Empty | NotIn::Device)) => {
+            stall.fail();
+            driver.refused(fault, why);
+        }
     }
 }
 
@@ -80,23 +88,14 @@ fn demand<D: Driver>(
     extent: &Extent,
     asked: Asked,
 ) -> Result<bool, NotIn> {
-    match found.bring_in(extent, asked, driver) {
-        Ok(brought_in) => {
-            if asked.event.is_some() {
-                found.count_fault(brought_in.base_pages);
-            }
-            if brought_in.others > 0 {
-                found.count_prefetch(brought_in.others);
-            }
-            Ok(brought_in.asked_again)
-        }
-        Err(error) => {
-            if error == NotIn::Device {
-                driver.report(Report::Update(found.mkey()));
-            }
-            Err(error)
-        }
+    let brought_in = found.bring_in(extent, asked, driver)?;
+    if asked.event.is_some() {
+        found.count_fault(brought_in.base_pages);
     }
+    if brought_in.others > 0 {
+        found.count_prefetch(brought_in.others);
+    }
+    Ok(brought_in.asked_again)
 }
 
 /// Brings in a piece of a key's space, for a transport-scheme fault. Returns whether the device could

@@ -2,7 +2,7 @@
 
 //! The memory scheme: the event names an MKey and an address.
 
-use firmware_cmds::MemoryFault;
+use firmware_cmds::{MemoryFault, PageFault};
 
 use super::{answer, demand, demand_all};
 use crate::bring_in::{Asked, NotIn};
@@ -12,7 +12,7 @@ use crate::stall::Stall;
 pub(super) fn serve<D: Driver>(driver: &D, fault: &MemoryFault, number: u32, stall: Stall<'_, D>) {
     let outcome = bring_in_window(driver, fault, number);
     if fault.last {
-        answer(driver, stall, outcome);
+        answer(driver, stall, &PageFault::Memory(*fault), outcome);
     } else {
         // All events of an access have its token, and only the last one is answered. If this one
         // failed, the access is repeated, and what is still missing is reported by itself.

@@ -2,10 +2,10 @@
 
 //! The transport scheme's remote accesses: RDMA READ, RDMA WRITE and atomics at the responder.
 
-use firmware_cmds::{Piece, RdmaFault};
+use firmware_cmds::{PageFault, Piece, RdmaFault};
 
 use super::{answer, demand_all, demand_of_key};
-use crate::bring_in::Asked;
+use crate::bring_in::{Asked, NotIn};
 use crate::driver::{Driver, Intent};
 use crate::prefetch::{prefetch, Advice};
 use crate::stall::Stall;
@@ -16,7 +16,8 @@ const MAX_PREFETCH: u32 = 4 << 20;
 pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall: Stall<'_, D>) {
     let intent = Intent::of(fault.fault_type.is_write());
     let Some(at) = fault.rdma_va.checked_add(u64::from(fault.bytes_committed)) else {
-        return stall.fail();
+        let wraps = Err(NotIn::Invalid);
+        return answer(driver, stall, &PageFault::Rdma(*fault), wraps);
     };
     let rest = fault.rdma_op_len.saturating_sub(fault.bytes_committed);
 
@@ -43,7 +44,7 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &RdmaFault, number: u32, stall
             })
         }
     };
-    answer(driver, stall, outcome);
+    answer(driver, stall, &PageFault::Rdma(*fault), outcome);
 
     if outcome.is_ok() && ahead != 0 {
         // Nobody waits for this; if it cannot be had, the device will ask for it.

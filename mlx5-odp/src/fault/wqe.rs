@@ -6,7 +6,7 @@
 //! brought in.
 
 use firmware_cmds::wqe::{DataSeg, RecvSges, SendWqe, Sge, SrqNextSeg};
-use firmware_cmds::{Error, Piece, Wire, WqeFault, WqeFaultKind};
+use firmware_cmds::{Error, PageFault, Piece, Wire, WqeFault, WqeFaultKind};
 
 use super::{answer, demand_all, demand_of_key};
 use crate::bring_in::{Asked, NotIn};
@@ -24,7 +24,7 @@ pub(super) fn serve<D: Driver>(driver: &D, fault: &WqeFault, number: u32, stall:
     } else {
         bring_in_receive(driver, fault, number, &queue)
     };
-    answer(driver, stall, outcome);
+    answer(driver, stall, &PageFault::Wqe(*fault), outcome);
     // Not before the answer is out: the number in it must still be this queue's.
     drop(queue);
 }

@@ -385,6 +385,10 @@ impl Driver for Model {
         self.world().gave_back += 1;
     }
 
+    fn refused(&self, _: &PageFault, why: NotIn) {
+        self.world().refused.push(why);
+    }
+
     fn report(&self, report: Report) {
         self.world().reports.push(report);
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use firmware_cmds::PageFaultResume;
 use hmm_abi::{finish, PublishError, Started};
-use mlx5_odp::{MemoryError, Report};
+use mlx5_odp::{MemoryError, NotIn, Report};
 
 use super::chunk::{Area, Ref};
 use super::device::Nic;
@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// As it was when the last access was resumed.
     pub(crate) queues_held_at_resume: u32,
     pub(crate) reports: Vec<Report>,
+    /// Why accesses have failed.
+    pub(crate) refused: Vec<NotIn>,
     /// Milliseconds; only sleeping passes them.
     pub(crate) clock: u32,
     pub(crate) sleeps: u32,

@@ -172,7 +172,7 @@ fn a_child_that_there_is_no_memory_for_is_tried_again() {
     *model.parents[0].refuses.lock().unwrap() = vec![NotIn::Device];
     fault(&model, on(NULL, GIB, 1));
     assert_eq!(resumed(&model), [false]);
-    assert_eq!(model.world().reports.len(), 1);
+    assert_eq!(model.world().refused, [NotIn::Device]);
 }
 
 // --- Prefetch at the user's wish -------------------------------------------------------

@@ -215,7 +215,7 @@ fn a_page_that_is_stuck_fails_with_a_report() {
     drop_pages(&model, 0..1);
     fault(&model, PageFault::Memory(memory(IOVA, 1)));
     assert_eq!(resumed(&model), [true, false]);
-    assert_eq!(model.world().reports, [mlx5_odp::Report::Update(KEY)]);
+    assert_eq!(model.world().refused, [mlx5_odp::NotIn::Device]);
 
     model.world().trouble.revoke = false;
     assert!(model.deregister(KEY).is_ok());

@@ -4,7 +4,7 @@
 
 use firmware_cmds::PageFault;
 use hmm_abi::{PublishError, ATTEMPTS, BUSY_ATTEMPTS};
-use mlx5_odp::{MemoryError, Pressure, Report, TRIES};
+use mlx5_odp::{MemoryError, NotIn, Pressure, TRIES};
 
 use super::model::world::{Trouble, Walk};
 use super::*;
@@ -139,7 +139,7 @@ fn an_update_that_fails_is_the_devices_error() {
     model.world().trouble.publishes = [PublishError::Failed].into();
     fault(&model, PageFault::Memory(memory(IOVA, 1)));
     assert_eq!(resumed(&model), [false]);
-    assert_eq!(model.world().reports, [Report::Update(KEY)]);
+    assert_eq!(model.world().refused, [NotIn::Device]);
     // Some of it has arrived, which is taken back with the page.
     assert_eq!(model.mapped(KEY), 1);
     drop_pages(&model, 0..1);

@@ -19,9 +19,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firmware_cmds::wqe::SendTransport;
-use firmware_cmds::{Mkey, PageFaultResume, WqeFault};
+use firmware_cmds::{Mkey, PageFault, PageFaultResume, WqeFault};
 use mlx5_odp::{
-    Driver, Found, FoundBy, Generation, NoQuery, NoRegion, NoWqe, Pressure, Queue, Report,
+    Driver, Found, FoundBy, Generation, NoQuery, NoRegion, NoWqe, NotIn, Pressure, Queue, Report,
 };
 
 use crate::adapter::Qp;
@@ -214,6 +214,11 @@ impl<'t> Driver for Adapter<'t> {
 
     fn gave_back(&self, _: Pressure) {
         self.thread.sim.coverage(|c| c.gave_back += 1);
+    }
+
+    fn refused(&self, fault: &PageFault, why: NotIn) {
+        let thread = self.thread;
+        (thread.sim).trace(|| format!("{}: refused, {why:?}: {fault:?}", thread.name()));
     }
 
     fn report(&self, report: Report) {

@@ -30,6 +30,12 @@ import device
 import traffic
 
 
+def refusals(log):
+    """Whoever lost a QP finds in the log why."""
+    said = re.search(r"page fault refused: MKey 0x[0-9a-f]+ at 0x[0-9a-f]+: \w", log)
+    return "" if said else "no refused page fault is in the log"
+
+
 def cases():
     """Programs with tables of cases on both drivers, then case beside case."""
     for scheme in "memory", "transport":
@@ -46,6 +52,7 @@ def cases():
                     stack.lines(program, conformance.program(program), "--dev", stack.dev,
                                 *options, keep=keep)
                 if name == "rust":
+                    stack.run("refusals", "dmesg", check=refusals)
                     # Faults that the C driver never ends (c-driver.md, 18).
                     stack.lines("odp_indirect", conformance.program("odp_indirect"), "--dev",
                                 stack.dev, "--blocks")
