@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod chroot;
 mod console;
+mod coverage;
 mod demo;
 mod fail;
 mod hmm_tests;
@@ -80,6 +81,10 @@ enum Subcommands {
     Vm(VmArgs),
     /// Build ib_core.ko and mlx5_ib.ko only.
     Modules,
+    /// Which branches of hmm-abi and mlx5-odp their tests and the simulation do not take.
+    ///
+    /// Takes cargo-llvm-cov and the llvm-tools of the toolchain, and no guest.
+    Coverage,
 }
 
 /// Whose ODP.
@@ -145,6 +150,7 @@ fn main() -> ExitCode {
         Subcommands::Debug => suites::debug(),
         Subcommands::Vm(args) => vm(args),
         Subcommands::Modules => modules(),
+        Subcommands::Coverage => coverage::run(),
     });
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
