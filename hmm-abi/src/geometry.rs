@@ -395,6 +395,29 @@ mod tests {
     const HUGE: u32 = 21;
 
     #[test]
+    fn a_range_that_ends_before_it_begins_is_empty() {
+        let indices = Indices::new(Range { start: 5, end: 3 });
+        assert_eq!((indices.first(), indices.len()), (Index(5), 0));
+        assert!(indices.is_empty());
+    }
+
+    #[test]
+    fn a_span_is_of_whole_entries_of_whole_pages() {
+        let of = |start, end, page_shift| Geometry::of_span(start..end, page_shift, 13);
+        assert!(of(0x2000, 0x6000, 12).is_some());
+        assert!(of(0x2000, 0x6000, 13).is_some());
+        for (start, end) in [
+            (0x3000, 0x6000),
+            (0x2000, 0x5000),
+            (0x2000, 0x2000),
+            (0x6000, 0x2000),
+        ] {
+            assert!(of(start, end, 12).is_none(), "{start:#x}..{end:#x}");
+        }
+        assert!(of(0x2000, 0x6000, 14).is_none());
+    }
+
+    #[test]
     fn cover_rounds_outwards() {
         let g = Geometry::cover(0x1800, 0x1000, PAGE, PAGE).unwrap();
         assert_eq!(g.span(), 0x1000..0x3000);

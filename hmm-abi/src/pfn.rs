@@ -170,5 +170,6 @@ mod tests {
         let other = HmmPfn::present(Pfn(0x99), true, Order(0));
         assert_eq!(mapped(PAGE).refreshed(other), None);
         assert_eq!(mapped(PAGE).refreshed(HmmPfn::EMPTY), None);
+        assert_eq!(mapped(HmmPfn::EMPTY).refreshed(PAGE), None);
     }
 }

@@ -157,6 +157,15 @@ fn a_child_is_made_once_and_goes_when_nobody_needs_it() {
 }
 
 #[test]
+fn what_nobody_is_in_is_not_left() {
+    for mut slot in [Slot::Absent, Slot::Busy, Slot::Unsure] {
+        let before = slot;
+        assert!(!slot.leave());
+        assert_eq!(slot, before);
+    }
+}
+
+#[test]
 fn what_is_mirrored_stays() {
     let script = Script::new();
     enter(&script, AT).unwrap();

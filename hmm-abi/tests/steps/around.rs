@@ -3,8 +3,8 @@
 //! What a fault takes besides what is demanded.
 
 use hmm_abi::{
-    carried, start, Ahead, Around, Fault, FaultError, Given, MapError, Need, NotZapped, Outcome,
-    PublishError, Served, Slots, Started,
+    carried, start, Ahead, Around, Fault, FaultError, Given, HmmPfn, MapError, Need, NotZapped,
+    Order, Outcome, PublishError, Served, Slots, Started,
 };
 
 use crate::scripted::{say, Double, Trouble};
@@ -80,6 +80,17 @@ fn a_huge_page_is_taken_whole() {
         ]
     );
     assert_eq!(live(&chunk), 512);
+}
+
+/// An entry of two pages, which are one huge one; those around are in pieces.
+#[test]
+fn neighbours_in_pieces_smaller_than_entries_stay_out() {
+    let chunk = Double::with_entries(&"w".repeat(16), 13, Order(0));
+    for page in &mut chunk.pages.borrow_mut()[2..4] {
+        *page = HmmPfn::present(page.pfn(), true, Order(1));
+    }
+    assert_eq!(served(&chunk, 1..2, Need::Write), Served::New);
+    assert_eq!(live(&chunk), 1);
 }
 
 #[test]

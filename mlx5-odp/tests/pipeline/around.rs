@@ -3,8 +3,10 @@
 //! What a fault brings in besides what is demanded: neighbours that are there, and streams.
 
 use firmware_cmds::PageFault;
-use hmm_abi::{MAX_STREAM, WINDOW_PAGES};
+use hmm_abi::{Indices, MAX_STREAM, WINDOW_PAGES};
+use mlx5_odp::{bring_in, Asked, Intent};
 
+use super::model::driver::HeldMr;
 use super::*;
 
 /// WRITEs pages of the region, `op` at a time, in the order of `ops`; each faults if a page of it is
@@ -108,6 +110,39 @@ fn a_stream_of_reads_breaks_no_sharing() {
     assert_eq!(faults, 6);
     assert_eq!(table(&model, 0, WINDOW_PAGES), vec![R; WINDOW_PAGES]);
     assert_eq!(model.world().writes_asked, 0);
+}
+
+/// Nobody has asked for what it would have been for.
+#[test]
+fn a_stream_ends_where_there_is_no_memory_for_a_chunk() {
+    for (troubles, chunks) in [(0, 4), (1, 3)] {
+        let model = model_of(8 * WINDOW_PAGES);
+        // It has come to the end of the second chunk, and wants two more.
+        write(&model, 0..2 * WINDOW_PAGES / 16, 16);
+        assert_eq!(mapped(&model, 8 * WINDOW_PAGES), 2 * WINDOW_PAGES);
+        // The third is there already.
+        fault(
+            &model,
+            PageFault::Memory(memory(iova(2 * WINDOW_PAGES + 100), 1)),
+        );
+        model.world().trouble.chunks = troubles;
+        write(&model, [2 * WINDOW_PAGES / 16], 16);
+        assert_eq!(mapped(&model, 8 * WINDOW_PAGES), chunks * WINDOW_PAGES);
+    }
+}
+
+#[test]
+fn nothing_brings_nothing_in() {
+    let model = model();
+    let region = HeldMr::new(&model.mr(KEY));
+    for asked in [
+        Asked::by_nobody(Intent::Write),
+        Asked::by_event(0, Intent::Write),
+    ] {
+        let done = bring_in(&region, Indices::new(3..3), asked, &model).unwrap();
+        assert_eq!((done.base_pages, done.others), (0, 0));
+    }
+    assert_eq!(model.world().nic.publishes, 0);
 }
 
 /// What one fault has brought in, those that were raised with it need not look for.

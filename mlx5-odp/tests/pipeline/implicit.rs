@@ -168,6 +168,12 @@ fn a_child_that_there_is_no_memory_for_is_tried_again() {
         assert_eq!(model.world().gave_back, u32::from(!is_made));
         assert_eq!(published(&model).len(), usize::from(is_made));
     }
+    // What is not for want of memory is not waited for.
+    let model = implicit();
+    *model.parents[0].refuses.lock().unwrap() = vec![NotIn::Busy(Pressure::Race)];
+    fault(&model, on(NULL, GIB, 1));
+    assert_eq!((resumed(&model), model.world().sleeps), (vec![true], 0));
+    assert_eq!(published(&model).len(), 1);
     let model = implicit();
     *model.parents[0].refuses.lock().unwrap() = vec![NotIn::Device];
     fault(&model, on(NULL, GIB, 1));

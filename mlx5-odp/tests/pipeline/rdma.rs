@@ -77,6 +77,15 @@ fn fault_whose_event_lies_about_writing_gets_on() {
 }
 
 #[test]
+fn an_address_beyond_all_addresses_fails() {
+    let model = model();
+    let mut event = rdma(u64::MAX - 100, 5000, false);
+    event.bytes_committed = 4096;
+    fault(&model, PageFault::Rdma(event));
+    assert_eq!(resumed(&model), [false]);
+}
+
+#[test]
 fn fault_skips_what_is_committed() {
     let model = model();
     let mut event = rdma(IOVA, u32::try_from(4 * PAGE).unwrap(), true);
