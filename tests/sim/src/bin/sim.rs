@@ -58,11 +58,29 @@ fn parts(range: Range<u64>, count: u64) -> Vec<Range<u64>> {
         .collect()
 }
 
+/// Seeds after which a thread says how far it has come.
+const PIECE: usize = 50_000;
+
+/// Explores piece by piece: a run of hours that is interrupted has counted.
+fn explore_pieces(part: Range<u64>, mutant: Option<Mutant>) -> Explored {
+    let mut explored = Explored::default();
+    let starts = part.clone().step_by(PIECE);
+    let ends = part.clone().step_by(PIECE).skip(1).chain([part.end]);
+    for (first, end) in starts.zip(ends) {
+        explored.add(explore(first..end, mutant));
+        if explored.failure.is_some() {
+            break;
+        }
+        eprintln!("seeds {first} to {}: no finding", end - 1);
+    }
+    explored
+}
+
 fn seeds(range: Range<u64>, jobs: u64, mutant: Option<Mutant>, whole: bool) -> ExitCode {
     let begun = Instant::now();
     let threads: Vec<_> = parts(range, jobs)
         .into_iter()
-        .map(|part| std::thread::spawn(move || explore(part, mutant)))
+        .map(|part| std::thread::spawn(move || explore_pieces(part, mutant)))
         .collect();
     let mut explored = Explored::default();
     for thread in threads {
