@@ -26,7 +26,10 @@ use mlx5_odp::{
     Pressure, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    region::count, //
+};
 
 /// An MR of a dma-buf of which the fault path, or a prefetch, holds a reference.
 ///
@@ -88,17 +91,13 @@ impl Buffer for BufferMr<'_> {
     }
 
     fn count_fault(&self, base_pages: u64) {
-        if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_count_faults(self.mr.as_ptr(), pages) };
-        }
+        // SAFETY: By the type invariants.
+        unsafe { count(self.mr, base_pages, bindings::mlx5r_odp_count_faults) };
     }
 
     fn count_prefetch(&self, base_pages: u64) {
-        if let Ok(pages) = i64::try_from(base_pages) {
-            // SAFETY: By the type invariants.
-            unsafe { bindings::mlx5r_odp_count_prefetch(self.mr.as_ptr(), pages) };
-        }
+        // SAFETY: By the type invariants.
+        unsafe { count(self.mr, base_pages, bindings::mlx5r_odp_count_prefetch) };
     }
 }
 

@@ -287,7 +287,7 @@ impl Drop for ImplicitMr<'_> {
 /// # Safety
 ///
 /// `mr` is live, and `add` takes any that is.
-unsafe fn count(
+pub(crate) unsafe fn count(
     mr: NonNull<bindings::mlx5_ib_mr>,
     base_pages: u64,
     add: unsafe extern "C" fn(*mut bindings::mlx5_ib_mr, i64),

@@ -64,8 +64,9 @@ fn answer<D: Driver>(
     }
 }
 
-/// Brings in all that an event demands, as it is `asked` for: `pass` does, for a device that wants what it is told,
-/// and returns whether the device could read all of it when it asked ([`BroughtIn`]).
+/// Brings in all that an event demands, as it is `asked` for: `pass` does, for a device that wants
+/// what it is told, and returns whether the device could read all of it when it asked
+/// ([`BroughtIn`]).
 ///
 /// If it could, it wants to write, whatever its event says. Only what was demanded together says
 /// so: one page that was missing explains the fault, in whichever chunk or region it is. Events

@@ -62,8 +62,8 @@ pub trait Parent {
 }
 
 /// Has the device's table lead to a child, or not, and waits until the device sees that: what
-/// [`Family::show`](super::Family::show) and [`Family::hide`](super::Family::hide) are to do. A UMR writes a block of KSMs, all of them as they
-/// are to be.
+/// [`Family::show`](super::Family::show) and [`Family::hide`](super::Family::hide) are to do. A UMR
+/// writes a block of KSMs, all of them as they are to be.
 ///
 /// # Errors
 ///
